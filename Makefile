@@ -1,0 +1,62 @@
+# Every step of CI is one target that anyone can run. `make help` lists them.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+GO ?= go
+BIN := bin
+export CGO_ENABLED := 0
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/portway-dev/portway/internal/version.Version=$(VERSION)
+TEST_TIMEOUT ?= 15m
+FUZZTIME ?= 15s
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## install what the tests and the demo need (nftables, iproute2, conntrack), or name it
+	@hack/deps.sh
+
+.PHONY: build
+build: ## build portway-agent, portwayctl and the demo into bin/
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/portway-demo ./integration/demo
+
+.PHONY: demo
+demo: deps build ## the Gateway API TCP guide, working in this machine's kernel (its own namespaces)
+	@$(BIN)/portway-demo -agent $(BIN)/portway-agent -examples examples
+
+.PHONY: test
+test: deps ## all tests: pure, kernel (in network namespaces) and traffic
+	$(GO) test -timeout $(TEST_TIMEOUT) ./...
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME
+	hack/fuzz.sh $(FUZZTIME)
+
+.PHONY: bench
+bench: deps ## Go benchmarks of Build, Forward, compile, diff and Program → docs/benchmarks/
+	hack/bench.sh
+
+.PHONY: lint
+lint: ## linters, pinned in hack/tools, at zero findings
+	hack/lint.sh
+
+.PHONY: verify
+verify: ## what is generated or documented is what the code says
+	hack/verify.sh
+
+.PHONY: e2e
+e2e: ## real-Kubernetes tests
+	@echo "make e2e: not built yet: it comes with the controller and the cluster lab under integration/" >&2; exit 1
+
+.PHONY: image
+image: ## container image
+	@echo "make image: not built yet: it comes with the Dockerfile and the chart under deploy/" >&2; exit 1
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(BIN) out
