@@ -1,0 +1,14 @@
+package rules
+
+// Results is what a backend achieved for one State.
+type Results struct {
+	// Committed is, per Gateway of the State ("namespace/name"), the digest whose
+	// rules are proven to be in the kernel: that of this State, or that of the last
+	// one that could be committed. A Gateway that never was is absent.
+	Committed map[string]string
+	// Errors is, per Gateway, why this State's digest is not committed.
+	Errors map[string]error
+	// Operations counts the changes sent to the kernel; 0 when it already held
+	// this State.
+	Operations int
+}

@@ -1,0 +1,19 @@
+package rules
+
+import (
+	"hash/maphash"
+	"reflect"
+)
+
+// shardSeed only spreads keys over shards; no result depends on it.
+var shardSeed = maphash.MakeSeed()
+
+func shardOf(key FrontendKey) int {
+	return int(maphash.Comparable(shardSeed, key) % shardCount)
+}
+
+// sameMap reports whether two maps are one object, which for immutable shards
+// means equal without a look inside.
+func sameMap(a, b map[FrontendKey]*Frontend) bool {
+	return reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
+}
