@@ -1,0 +1,169 @@
+package topology
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+const digestManifest = `
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: portway}
+spec: {controllerName: portway.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: gw}
+spec:
+  gatewayClassName: portway
+  allowedListeners: {namespaces: {from: Same}}
+  listeners:
+  - {name: a, protocol: TCP, port: 1}
+  - {name: b, protocol: UDP, port: 2}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {name: set}
+spec:
+  parentRef: {name: gw}
+  listeners:
+  - {name: c, protocol: TCP, port: 3}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: r}
+spec:
+  parentRefs: [{name: gw, sectionName: a}]
+  rules:
+  - backendRefs: [{name: app, port: 80, weight: 1}, {name: app, port: 81, weight: 3}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: superseded}
+spec:
+  parentRefs: [{name: gw, sectionName: a}]
+  rules:
+  - backendRefs: [{name: app, port: 80}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: app}
+spec: {ports: [{name: http, port: 80}, {name: alt, port: 81}]}
+`
+
+var digestKey = inDefault("gw")
+
+func inDefault(name string) types.NamespacedName {
+	return types.NamespacedName{Namespace: "default", Name: name}
+}
+
+func digestGateway(s Snapshot) *gatewayv1.GatewaySpec { return &s.Gateways[digestKey].Spec }
+
+func digestRefs(s Snapshot, route string) []gatewayv1.BackendRef {
+	return s.TCPRoutes[inDefault(route)].Spec.Rules[0].BackendRefs
+}
+
+func digestPorts(s Snapshot) []corev1.ServicePort {
+	return s.Services[inDefault("app")].Spec.Ports
+}
+
+func digestAssign(s Snapshot, nodeMode bool, addrs ...string) {
+	assignment := Assignment{NodeMode: nodeMode}
+	for _, addr := range addrs {
+		assignment.Addresses = append(assignment.Addresses, netip.MustParseAddr(addr))
+	}
+	s.Addresses[digestKey] = assignment
+}
+
+var digestTests = []struct {
+	name   string
+	before func(Snapshot) // optional: another start
+	change func(Snapshot)
+	moves  bool
+}{
+	{"nothing", nil, func(Snapshot) {}, false},
+	{"listener port", nil, func(s Snapshot) { digestGateway(s).Listeners[0].Port = 9 }, true},
+	{"listener protocol", nil, func(s Snapshot) { digestGateway(s).Listeners[1].Protocol = gatewayv1.TCPProtocolType }, true},
+	{"listener name", nil, func(s Snapshot) { digestGateway(s).Listeners[1].Name = "z" }, true},
+	{"listener gone", nil, func(s Snapshot) { digestGateway(s).Listeners = digestGateway(s).Listeners[:1] }, true},
+	{"listener turns invalid", nil, func(s Snapshot) { digestGateway(s).Listeners[1].Port = 0 }, true},
+	{"listener order", nil, func(s Snapshot) { slices.Reverse(digestGateway(s).Listeners) }, false},
+	{"invalid listener", nil, func(s Snapshot) {
+		digestGateway(s).Listeners = append(digestGateway(s).Listeners, gatewayv1.Listener{Name: "web", Protocol: "HTTP", Port: 80})
+	}, false},
+	{"entry of a set", nil, func(s Snapshot) {
+		s.ListenerSets[inDefault("set")].Spec.Listeners[0].Port = 9
+	}, true},
+	{"set gone", nil, func(s Snapshot) { delete(s.ListenerSets, inDefault("set")) }, true},
+	{"other winner with the same backends", nil, func(s Snapshot) {
+		s.TCPRoutes[inDefault("superseded")].Spec.Rules = s.TCPRoutes[inDefault("r")].Spec.Rules
+		delete(s.TCPRoutes, inDefault("r"))
+	}, true},
+	{"superseded route", nil, func(s Snapshot) { digestRefs(s, "superseded")[0].Weight = ptr.To[int32](7) }, false},
+	{"weight", nil, func(s Snapshot) { digestRefs(s, "r")[0].Weight = ptr.To[int32](2) }, true},
+	{"weight 1 left out", nil, func(s Snapshot) { digestRefs(s, "r")[0].Weight = nil }, false},
+	{"backend port", nil, func(s Snapshot) { digestRefs(s, "r")[0].Port = ptr.To[gatewayv1.PortNumber](81) }, true},
+	{"backend order", nil, func(s Snapshot) { slices.Reverse(digestRefs(s, "r")) }, true},
+	{"backend turns invalid", nil, func(s Snapshot) { delete(s.Services, inDefault("app")) }, true},
+	{"service port name", nil, func(s Snapshot) { digestPorts(s)[0].Name = "web" }, true},
+	{"service port order", nil, func(s Snapshot) { slices.Reverse(digestPorts(s)) }, false},
+	{"target port", nil, func(s Snapshot) { digestPorts(s)[0].TargetPort.IntVal = 8080 }, false},
+	{"generation", nil, func(s Snapshot) { s.Gateways[digestKey].Generation++ }, false},
+	{"status", nil, func(s Snapshot) {
+		s.Gateways[digestKey].Status.Addresses = []gatewayv1.GatewayStatusAddress{{Value: "192.0.2.1"}}
+	}, false},
+	{"address", nil, func(s Snapshot) { digestAssign(s, false, "192.0.2.9") }, true},
+	{
+		"address order", func(s Snapshot) { digestAssign(s, false, "192.0.2.1", "192.0.2.2") },
+		func(s Snapshot) { digestAssign(s, false, "192.0.2.2", "192.0.2.1") }, false,
+	},
+	{"node mode", func(s Snapshot) { digestAssign(s, false) }, func(s Snapshot) { digestAssign(s, true) }, true},
+	{"node address", func(s Snapshot) { digestAssign(s, true, "192.0.2.1") }, func(s Snapshot) { digestAssign(s, true, "192.0.2.2") }, false},
+	{"requested node address", func(s Snapshot) {
+		digestGateway(s).Addresses = []gatewayv1.GatewaySpecAddress{{Value: "192.0.2.1"}}
+		digestAssign(s, true, "192.0.2.1")
+	}, func(s Snapshot) {
+		digestGateway(s).Addresses[0].Value = "192.0.2.2"
+		digestAssign(s, true, "192.0.2.2")
+	}, true},
+}
+
+// TestDigestMoves: what nodes program moves the digest, what they do not leaves
+// it where it is.
+func TestDigestMoves(t *testing.T) {
+	for _, test := range digestTests {
+		t.Run(test.name, func(t *testing.T) {
+			snapshot, config := readManifest(t, digestManifest)
+			if test.before != nil {
+				test.before(snapshot)
+			}
+			before := Build(snapshot, config.config()).Gateways[digestKey].Digest
+			test.change(snapshot)
+			after := Build(snapshot, config.config()).Gateways[digestKey].Digest
+			if !strings.HasPrefix(before, digestVersion) || len(before) != len(digestVersion)+32 {
+				t.Errorf("digest %q", before)
+			}
+			if (before != after) != test.moves {
+				t.Errorf("moves: %t, want %t", before != after, test.moves)
+			}
+		})
+	}
+}
+
+// TestDigestEncodingIsStable: the digest of this manifest is part of the format.
+// If it changes, nodes of two releases disagree, so digestVersion has to change
+// with it.
+func TestDigestEncodingIsStable(t *testing.T) {
+	snapshot, config := readManifest(t, digestManifest)
+	got := Build(snapshot, config.config()).Gateways[digestKey].Digest
+	if want := "1:56929321ca481cdd6f3a1e9c807855c3"; got != want {
+		t.Errorf("digest %s, want %s", got, want)
+	}
+}

@@ -1,0 +1,184 @@
+package topology
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/portway-dev/portway/rules"
+)
+
+type family uint8
+
+const (
+	ipv4 family = iota
+	ipv6
+)
+
+func familyOf(a netip.Addr) family {
+	if a.Is4() {
+		return ipv4
+	}
+	return ipv6
+}
+
+// portKey is how an EndpointSlice names a Service port: by the Service port's
+// name and protocol. Its number there is the target port, which may differ from
+// slice to slice (named target ports).
+type portKey struct {
+	name     string
+	protocol rules.Protocol
+}
+
+// serviceEndpoints are the EndpointSlices of one Service and what was read from
+// them. One Service port's endpoints are one slice, shared by all who use it.
+type serviceEndpoints struct {
+	slices   []*discoveryv1.EndpointSlice
+	ports    map[portKey]*[2][]rules.Endpoint
+	warnings []string
+}
+
+// newServiceEndpoints takes the slices in the order of their names, so that the
+// outcome does not depend on the order in which they arrived.
+func newServiceEndpoints(given []*discoveryv1.EndpointSlice) *serviceEndpoints {
+	sorted := slices.Clone(given)
+	slices.SortFunc(sorted, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
+	return &serviceEndpoints{slices: sorted, ports: map[portKey]*[2][]rules.Endpoint{}}
+}
+
+// endpoints returns the endpoints of one Service port per family, in the order of
+// their addresses.
+//
+// As kube-proxy does: ready endpoints; where a family has none, those that are
+// terminating but still serving. An address that occurs in several slices, as it
+// does while the control plane moves it between them, counts once.
+func (s *serviceEndpoints) endpoints(node Node, port portKey) *[2][]rules.Endpoint {
+	if known := s.ports[port]; known != nil {
+		return known
+	}
+	var ready, leaving pool
+	for _, slice := range s.slices {
+		if slice.AddressType == discoveryv1.AddressTypeFQDN {
+			s.warn(slice, "addressType FQDN is not supported; list IP addresses")
+			continue
+		}
+		number, found := targetPort(slice, port)
+		for i := range slice.Endpoints {
+			e := &slice.Endpoints[i]
+			addr, reason := endpointAddress(slice, e)
+			switch {
+			case reason != "":
+				s.warn(slice, "endpoints[%d] left out: %s", i, reason)
+			case !found:
+			case ptr.Deref(e.Conditions.Ready, true):
+				ready.add(node, e, netip.AddrPortFrom(addr, number))
+			case ptr.Deref(e.Conditions.Serving, false) && ptr.Deref(e.Conditions.Terminating, false):
+				leaving.add(node, e, netip.AddrPortFrom(addr, number))
+			}
+		}
+	}
+	result := new([2][]rules.Endpoint)
+	for i := range result {
+		if len(ready[i]) == 0 {
+			ready[i] = leaving[i]
+		}
+		result[i] = sortedEndpoints(ready[i])
+	}
+	s.ports[port] = result
+	return result
+}
+
+// warn notes a fault of a slice; faults are found again for every port of the
+// Service and reported once.
+func (s *serviceEndpoints) warn(slice *discoveryv1.EndpointSlice, format string, args ...any) {
+	if len(s.ports) == 0 {
+		s.warnings = append(s.warnings, fmt.Sprintf("EndpointSlice %s/%s: ", slice.Namespace, slice.Name)+fmt.Sprintf(format, args...))
+	}
+}
+
+// targetPort finds a Service port in a slice. A slice without it has nothing to
+// offer for that port, which is normal. A port without a number ("all ports") is
+// none that a Service port can mean.
+func targetPort(slice *discoveryv1.EndpointSlice, port portKey) (uint16, bool) {
+	for _, p := range slice.Ports {
+		if ptr.Deref(p.Name, "") != port.name || p.Port == nil || *p.Port < 1 || *p.Port > 65535 {
+			continue
+		}
+		if protocolOf(ptr.Deref(p.Protocol, corev1.ProtocolTCP)) == port.protocol {
+			return uint16(*p.Port), true
+		}
+	}
+	return 0, false
+}
+
+func protocolOf(p corev1.Protocol) rules.Protocol {
+	switch p {
+	case corev1.ProtocolTCP:
+		return rules.TCP
+	case corev1.ProtocolUDP:
+		return rules.UDP
+	default: // SCTP and whatever follows: no route kind has it
+		return 0
+	}
+}
+
+// endpointAddress returns an endpoint's address, or why it cannot be one. Only the
+// first address counts, as everywhere in Kubernetes (discovery/v1 Endpoint.addresses).
+func endpointAddress(slice *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint) (netip.Addr, string) {
+	if len(e.Addresses) == 0 {
+		return netip.Addr{}, "it has no address"
+	}
+	addr, err := netip.ParseAddr(e.Addresses[0])
+	if err != nil {
+		return netip.Addr{}, fmt.Sprintf("%q is not an IP address", e.Addresses[0])
+	}
+	addr = addr.Unmap()
+	switch {
+	case addr.Is4() != (slice.AddressType == discoveryv1.AddressTypeIPv4):
+		return netip.Addr{}, fmt.Sprintf("%s is not of the slice's addressType %s", addr, slice.AddressType)
+	case addr.IsUnspecified():
+		return netip.Addr{}, fmt.Sprintf("%s is the unspecified address", addr)
+	case addr.IsLoopback():
+		return netip.Addr{}, fmt.Sprintf("%s is a loopback address", addr)
+	case addr.IsLinkLocalUnicast(), addr.Zone() != "":
+		return netip.Addr{}, fmt.Sprintf("%s is a link-local address", addr)
+	case addr.IsMulticast(), addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return netip.Addr{}, fmt.Sprintf("%s is a multicast or broadcast address", addr)
+	}
+	return addr, ""
+}
+
+// pool collects endpoints per family.
+type pool [2]map[netip.AddrPort]rules.Endpoint
+
+// add adds an endpoint unless its address is there already; the first slice by
+// name gives the name, any of them can tell that it is local.
+func (p *pool) add(node Node, e *discoveryv1.Endpoint, addr netip.AddrPort) {
+	endpoints := &p[familyOf(addr.Addr())]
+	endpoint, known := (*endpoints)[addr]
+	if !known {
+		endpoint = rules.Endpoint{Addr: addr}
+		if e.TargetRef != nil && e.TargetRef.Kind == "Pod" {
+			endpoint.Name = e.TargetRef.Name
+		}
+	}
+	endpoint.Local = endpoint.Local || (node.Name != "" && ptr.Deref(e.NodeName, "") == node.Name) || slices.Contains(node.Addresses, addr.Addr())
+	if *endpoints == nil {
+		*endpoints = map[netip.AddrPort]rules.Endpoint{}
+	}
+	(*endpoints)[addr] = endpoint
+}
+
+func sortedEndpoints(unsorted map[netip.AddrPort]rules.Endpoint) []rules.Endpoint {
+	endpoints := make([]rules.Endpoint, 0, len(unsorted))
+	for _, e := range unsorted {
+		endpoints = append(endpoints, e)
+	}
+	slices.SortFunc(endpoints, func(a, b rules.Endpoint) int { return a.Addr.Compare(b.Addr) })
+	return endpoints
+}

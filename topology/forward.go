@@ -1,0 +1,224 @@
+package topology
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/portway-dev/portway/rules"
+)
+
+// Forwarder turns a Graph and EndpointSlices into the State of one node. It keeps
+// what it made: a change of one Service's endpoints renews only the Frontends
+// that use that Service, and a new Graph keeps every Frontend it does not
+// change, so that a backend can tell what to do by comparing pointers.
+//
+// Inputs are taken as they come and worked on by State. Not safe for concurrent
+// use; the States it returns are.
+type Forwarder struct {
+	node  Node
+	graph *Graph
+
+	services map[types.NamespacedName]*serviceEndpoints
+	users    map[types.NamespacedName][]*Listener // valid listeners whose winner names the Service
+	changed  map[types.NamespacedName]bool        // Services whose slices changed since State
+	rebuild  bool                                 // the Graph or the Node changed since State
+
+	state *rules.State
+}
+
+// NewForwarder returns a Forwarder for a node, with no Graph and no endpoints.
+func NewForwarder(node Node) *Forwarder {
+	return &Forwarder{
+		node:     node,
+		graph:    &Graph{},
+		services: map[types.NamespacedName]*serviceEndpoints{},
+		changed:  map[types.NamespacedName]bool{},
+		state:    &rules.State{},
+	}
+}
+
+// SetGraph replaces the decision.
+func (f *Forwarder) SetGraph(g *Graph) {
+	f.graph, f.rebuild = g, true
+}
+
+// SetNode replaces the node.
+func (f *Forwarder) SetNode(node Node) {
+	f.node, f.rebuild = node, true
+	for name, s := range f.services {
+		f.services[name] = newServiceEndpoints(s.slices)
+	}
+}
+
+// SetEndpointSlices replaces all EndpointSlices of one Service; none removes its
+// endpoints. The slices must not be changed afterwards.
+func (f *Forwarder) SetEndpointSlices(service types.NamespacedName, slices []*discoveryv1.EndpointSlice) {
+	f.changed[service] = true
+	if len(slices) == 0 {
+		delete(f.services, service)
+		return
+	}
+	f.services[service] = newServiceEndpoints(slices)
+}
+
+// State returns the State for everything set so far. Without a change since the
+// last call it is the same one.
+func (f *Forwarder) State() *rules.State {
+	changes := map[rules.FrontendKey]*rules.Frontend{}
+	var digests map[string]string
+	if f.rebuild {
+		digests = f.indexGraph()
+		f.renewAll(changes)
+	} else {
+		for service := range f.changed {
+			for _, listener := range f.users[service] {
+				f.renew(listener, changes)
+			}
+		}
+	}
+	f.rebuild = false
+	clear(f.changed)
+	if len(changes) > 0 || digests != nil {
+		f.state = f.state.Apply(changes, digests)
+	}
+	return f.state
+}
+
+// Warnings returns one line per endpoint that is left out of the State although
+// its Service is used, in order. They are those of the last State.
+func (f *Forwarder) Warnings() []string {
+	var warnings []string
+	for service := range f.users {
+		if s := f.services[service]; s != nil {
+			warnings = append(warnings, s.warnings...)
+		}
+	}
+	slices.Sort(warnings)
+	return warnings
+}
+
+// indexGraph finds out which listeners use which Service, and the digests.
+func (f *Forwarder) indexGraph() map[string]string {
+	digests := make(map[string]string, len(f.graph.Gateways))
+	f.users = map[types.NamespacedName][]*Listener{}
+	for key, gateway := range f.graph.Gateways {
+		digests[key.String()] = gateway.Digest
+		for _, listener := range gateway.Listeners {
+			if !listener.Valid || listener.Winner == nil {
+				continue
+			}
+			for i, ref := range listener.Winner.Backends {
+				if ref.Valid && !namedBefore(listener.Winner.Backends[:i], ref) {
+					f.users[ref.Service] = append(f.users[ref.Service], listener)
+				}
+			}
+		}
+	}
+	return digests
+}
+
+func namedBefore(refs []BackendRef, ref BackendRef) bool {
+	return slices.ContainsFunc(refs, func(r BackendRef) bool { return r.Valid && r.Service == ref.Service })
+}
+
+// renewAll adds every Frontend that differs from the last State to changes.
+func (f *Forwarder) renewAll(changes map[rules.FrontendKey]*rules.Frontend) {
+	wanted := make(map[rules.FrontendKey]bool, f.state.Len())
+	for _, key := range slices.SortedFunc(maps.Keys(f.graph.Gateways), compareNames) {
+		for _, listener := range f.graph.Gateways[key].Listeners {
+			for _, key := range f.renew(listener, changes) {
+				wanted[key] = true
+			}
+		}
+	}
+	for key := range f.state.All() {
+		if !wanted[key] {
+			changes[key] = nil
+		}
+	}
+}
+
+// renew adds a listener's Frontends to changes where they differ from the last
+// State. It returns the keys the listener has.
+func (f *Forwarder) renew(listener *Listener, changes map[rules.FrontendKey]*rules.Frontend) []rules.FrontendKey {
+	protocol, ok := listener.TransportProtocol()
+	if !ok || !listener.Valid || !listener.Gateway.Accepted {
+		return nil
+	}
+	var keys []rules.FrontendKey
+	var made [2]*rules.Frontend // per family; all addresses of a family share one
+	for _, addr := range f.addresses(listener.Gateway) {
+		key := rules.FrontendKey{Addr: addr, Protocol: protocol, Port: listener.Port}
+		family := familyOf(addr)
+		if made[family] == nil {
+			made[family] = f.frontend(listener, protocol, family)
+		}
+		if old := f.state.Frontend(key); old != nil && sameFrontend(old, made[family]) {
+			made[family] = old
+			delete(changes, key)
+		} else {
+			changes[key] = made[family]
+		}
+		keys = append(keys, key)
+	}
+	return keys
+}
+
+// addresses are those at which this node serves a Gateway.
+func (f *Forwarder) addresses(g *Gateway) []netip.Addr {
+	switch {
+	case !g.Assignment.NodeMode:
+		return g.Assignment.Addresses
+	case len(g.Source.Spec.Addresses) == 0:
+		return f.node.Addresses
+	default:
+		return slices.DeleteFunc(slices.Clone(f.node.Addresses), func(a netip.Addr) bool {
+			return !slices.Contains(g.Assignment.Addresses, a)
+		})
+	}
+}
+
+func (f *Forwarder) frontend(l *Listener, protocol rules.Protocol, family family) *rules.Frontend {
+	frontend := &rules.Frontend{Owner: ownerOf(l)}
+	if protocol == rules.UDP {
+		frontend.Select = rules.FlowHash
+	}
+	if l.Winner == nil {
+		return frontend
+	}
+	frontend.Backends = make([]rules.Backend, 0, len(l.Winner.Backends))
+	for _, ref := range l.Winner.Backends {
+		backend := rules.Backend{Ref: ref.Service.String(), Weight: uint32(ref.Weight)}
+		if s := f.services[ref.Service]; s != nil && ref.Valid {
+			backend.Endpoints = s.endpoints(f.node, portKey{ref.PortName, protocol})[family]
+		}
+		frontend.Backends = append(frontend.Backends, backend)
+	}
+	return frontend
+}
+
+func ownerOf(l *Listener) rules.Owner {
+	owner := rules.Owner{Gateway: l.Gateway.Key.String(), Listener: string(l.Name)}
+	if l.Set != nil {
+		owner.Listener = l.Set.Key.String() + "/" + owner.Listener
+	}
+	if l.Winner != nil {
+		owner.Route = l.Winner.Key.String()
+	}
+	return owner
+}
+
+func sameFrontend(a, b *rules.Frontend) bool {
+	return a.Owner == b.Owner && a.Select == b.Select && slices.EqualFunc(a.Backends, b.Backends, func(x, y rules.Backend) bool {
+		return x.Ref == y.Ref && x.Weight == y.Weight && slices.Equal(x.Endpoints, y.Endpoints)
+	})
+}
+
+func compareNames(a, b types.NamespacedName) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}

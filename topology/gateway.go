@@ -1,0 +1,115 @@
+package topology
+
+import (
+	"net/netip"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// gatewaysOf returns the Gateways of our classes with their own listeners, each
+// judged by itself, oldest first. A Gateway that names a class we do not have
+// belongs to someone else.
+func gatewaysOf(s Snapshot, classes map[string]*GatewayClass) []*Gateway {
+	var gateways []*Gateway
+	for key, source := range s.Gateways {
+		class, ours := classes[string(source.Spec.GatewayClassName)]
+		if !ours {
+			continue
+		}
+		gateway := &Gateway{Source: source, Key: key, controller: class.Source.Spec.ControllerName, claimed: make(claims)}
+		gateway.Assignment, gateway.assigned = s.Addresses[key]
+		gateway.binds = bindAddrs(gateway.Assignment)
+		gateway.fault = gatewayFault(source, class)
+		gateway.own, gateway.excess = newListeners(gateway, nil, source.Spec.Listeners)
+		gateway.Listeners = gateway.own
+		gateways = append(gateways, gateway)
+	}
+	slices.SortFunc(gateways, func(a, b *Gateway) int {
+		return compareAge(a.age(), b.age())
+	})
+	return gateways
+}
+
+// gatewayFault finds what rejects a Gateway whatever its listeners are. A class
+// that is not accepted rejects its Gateways: the API is silent there, and a
+// Gateway that nobody serves must not keep an Accepted status of better days.
+func gatewayFault(source *gatewayv1.Gateway, class *GatewayClass) fault {
+	if !class.Accepted {
+		return classNotAccepted(class)
+	}
+	if infrastructure := source.Spec.Infrastructure; infrastructure != nil && infrastructure.ParametersRef != nil {
+		return gatewayParametersUnsupported(infrastructure.ParametersRef)
+	}
+	for i, address := range source.Spec.Addresses {
+		if kind := ptr.Deref(address.Type, gatewayv1.IPAddressType); kind != gatewayv1.IPAddressType {
+			return addressTypeUnsupported(i, kind)
+		}
+	}
+	return fault{}
+}
+
+// admitOwn decides on the Gateway's own listeners and with that whether it is
+// accepted: one valid listener suffices. Listeners of sets do not count, sets
+// have an Accepted condition of their own (GEP-1713, "Gateway Conditions").
+func (g *Gateway) admitOwn(bound *bindings) {
+	if g.fault.exists() {
+		rejectAll(g.own, parentNotAccepted(g))
+		return
+	}
+	rejectConflicts(g.own, g.claimed)
+	for _, listener := range g.own {
+		bound.admit(listener)
+	}
+	g.admitted = countValid(g.own)
+	g.Accepted = g.admitted > 0
+}
+
+// bindAddrs are the addresses whose ports an assignment needs. The zero Addr
+// stands for "the nodes": all Gateways in node mode share those ports whichever
+// nodes there are.
+func bindAddrs(a Assignment) []netip.Addr {
+	addrs := make([]netip.Addr, 0, len(a.Addresses)+1)
+	if a.NodeMode {
+		addrs = append(addrs, netip.Addr{})
+	}
+	for _, addr := range a.Addresses {
+		addrs = append(addrs, addr.Unmap())
+	}
+	return addrs
+}
+
+// unusableAddress returns the index of the first spec.addresses entry that asks
+// for an address the Gateway was not assigned, -1 without one. An empty value
+// asks for any address.
+func (g *Gateway) unusableAddress() int {
+	return slices.IndexFunc(g.Source.Spec.Addresses, func(requested gatewayv1.GatewaySpecAddress) bool {
+		if requested.Value == "" {
+			return false
+		}
+		addr, err := netip.ParseAddr(requested.Value)
+		return err != nil || !slices.ContainsFunc(g.Assignment.Addresses, func(assigned netip.Addr) bool {
+			return assigned.Unmap() == addr.Unmap()
+		})
+	})
+}
+
+// requestsAddresses: the spec asks for addresses, so that in node mode only
+// those are bound and not every address of a node.
+func (g *Gateway) requestsAddresses() bool { return len(g.Source.Spec.Addresses) > 0 }
+
+// chooseWinners gives every valid listener its oldest route. TCP and UDP know no
+// matching within a port, so one route takes all (Gateway API, "Conflicts").
+func (g *Gateway) chooseWinners() {
+	for _, listener := range g.Listeners {
+		if listener.Valid && len(listener.Attached) > 0 {
+			listener.Winner = listener.Attached[0]
+		}
+	}
+}
+
+func objectKey(namespace *gatewayv1.Namespace, name gatewayv1.ObjectName, home string) types.NamespacedName {
+	return types.NamespacedName{Namespace: string(ptr.Deref(namespace, gatewayv1.Namespace(home))), Name: string(name)}
+}

@@ -1,0 +1,177 @@
+package topology
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata/*.out.yaml")
+
+// TestGolden decides every testdata/*.in.yaml and compares statuses, winners and
+// backends with its *.out.yaml.
+func TestGolden(t *testing.T) {
+	for _, name := range goldenNames(t) {
+		t.Run(name, func(t *testing.T) {
+			snapshot, config := readManifest(t, readFile(t, name+".in.yaml"))
+			graph := Build(snapshot, config.config())
+			statuses := graph.Statuses(config.reports(graph))
+			checkInvariants(t, graph, statuses)
+
+			got := renderOutcome(t, graph, statuses)
+			if *update {
+				if err := os.WriteFile(filepath.Join("testdata", name+".out.yaml"), []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if diff := cmp.Diff(readFile(t, name+".out.yaml"), got); diff != "" {
+				t.Errorf("statuses differ (-want +got), rewrite with -update:\n%s", diff)
+			}
+		})
+	}
+}
+
+func goldenNames(t *testing.T) []string {
+	t.Helper()
+	paths, err := filepath.Glob("testdata/*.in.yaml")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no testdata: %v", err)
+	}
+	names := make([]string, len(paths))
+	for i, path := range paths {
+		names[i] = strings.TrimSuffix(filepath.Base(path), ".in.yaml")
+	}
+	return names
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+// goldenOutcome is the content of an out.yaml.
+type goldenOutcome struct {
+	GatewayClasses map[string]gatewayv1.GatewayClassStatus `json:"gatewayClasses,omitempty"`
+	Gateways       map[string]goldenGateway                `json:"gateways,omitempty"`
+	ListenerSets   map[string]gatewayv1.ListenerSetStatus  `json:"listenerSets,omitempty"`
+	Routes         map[string]goldenRoute                  `json:"routes,omitempty"`
+}
+
+type goldenGateway struct {
+	Digest    string                  `json:"digest"`    // whether there is one
+	Listeners []string                `json:"listeners"` // of the merged list, with the winner
+	Status    gatewayv1.GatewayStatus `json:"status"`
+}
+
+type goldenRoute struct {
+	Backends []string              `json:"backends,omitempty"`
+	Status   gatewayv1.RouteStatus `json:"status"`
+}
+
+// renderOutcome renders what was decided, each condition as one line: type,
+// status, reason, message and, after the @, the observed generation.
+func renderOutcome(t *testing.T, g *Graph, s Statuses) string {
+	t.Helper()
+	outcome := goldenOutcome{
+		GatewayClasses: s.GatewayClasses,
+		Gateways:       map[string]goldenGateway{},
+		ListenerSets:   map[string]gatewayv1.ListenerSetStatus{},
+		Routes:         map[string]goldenRoute{},
+	}
+	for key, status := range s.Gateways {
+		gateway := goldenGateway{Digest: "none", Status: status}
+		if strings.HasPrefix(g.Gateways[key].Digest, digestVersion) {
+			gateway.Digest = "present"
+		}
+		for _, listener := range g.Gateways[key].Listeners {
+			gateway.Listeners = append(gateway.Listeners, renderListener(listener))
+		}
+		outcome.Gateways[key.String()] = gateway
+	}
+	for key, status := range s.ListenerSets {
+		outcome.ListenerSets[key.String()] = status
+	}
+	for key, status := range s.Routes {
+		route := goldenRoute{Status: status}
+		for _, backend := range g.Routes[key].Backends {
+			route.Backends = append(route.Backends, renderBackend(backend))
+		}
+		outcome.Routes[fmt.Sprintf("%s %s", key.Kind, key.NamespacedName)] = route
+	}
+	encoded, err := json.Marshal(outcome)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plain any
+	if err := json.Unmarshal(encoded, &plain); err != nil {
+		t.Fatal(err)
+	}
+	var rendered strings.Builder
+	encoder := yaml.NewEncoder(&rendered)
+	encoder.SetIndent(2)
+	if err := encoder.Encode(foldConditions(plain)); err != nil {
+		t.Fatal(err)
+	}
+	return rendered.String()
+}
+
+// foldConditions replaces every condition in a tree by its one line, and drops
+// what is the same everywhere and has a test of its own.
+func foldConditions(node any) any {
+	switch node := node.(type) {
+	case map[string]any:
+		if _, isCondition := node["lastTransitionTime"]; isCondition {
+			generation, _ := node["observedGeneration"].(float64)
+			return fmt.Sprintf("%v %v %v: %v @%.0f", node["type"], node["status"], node["reason"], node["message"], generation)
+		}
+		delete(node, "supportedFeatures")
+		delete(node, "controllerName")
+		for key, child := range node {
+			node[key] = foldConditions(child)
+		}
+	case []any:
+		for i, child := range node {
+			node[i] = foldConditions(child)
+		}
+	}
+	return node
+}
+
+func renderListener(l *Listener) string {
+	name := string(l.Name)
+	if l.Set != nil {
+		name = l.Set.Key.String() + "/" + name
+	}
+	switch {
+	case !l.Valid:
+		return fmt.Sprintf("%s %s %d: not valid", name, l.Protocol, l.Port)
+	case l.Winner == nil:
+		return fmt.Sprintf("%s %s %d: no route", name, l.Protocol, l.Port)
+	default:
+		return fmt.Sprintf("%s %s %d: %s %s", name, l.Protocol, l.Port, l.Winner.Key.Kind, l.Winner.Key.NamespacedName)
+	}
+}
+
+func renderBackend(b BackendRef) string {
+	rendered := fmt.Sprintf("%s port %d weight %d", b.Service, b.Port, b.Weight)
+	if b.PortName != "" {
+		rendered += fmt.Sprintf(" named %s", b.PortName)
+	}
+	if !b.Valid {
+		rendered += ": refused"
+	}
+	return rendered
+}

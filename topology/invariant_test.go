@@ -1,0 +1,132 @@
+package topology
+
+import (
+	"slices"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// checkInvariants checks what holds of every Graph and its Statuses, whatever
+// the input was.
+func checkInvariants(t *testing.T, g *Graph, s Statuses) {
+	t.Helper()
+	attached := 0
+	for key, gateway := range g.Gateways {
+		if (gateway.Digest != "") != gateway.Accepted {
+			t.Errorf("Gateway %s: accepted %t with digest %q", key, gateway.Accepted, gateway.Digest)
+		}
+		if !gateway.Accepted && slices.ContainsFunc(gateway.Listeners, isValid) {
+			t.Errorf("Gateway %s is not accepted but has a valid listener", key)
+		}
+		claimed := map[claim]bool{}
+		for _, listener := range gateway.Listeners {
+			key := claim{listener.Protocol, listener.Port}
+			if listener.Valid && claimed[key] {
+				t.Errorf("%v: %v is served twice", listener, key)
+			}
+			claimed[key] = claimed[key] || listener.Valid
+		}
+		for _, listener := range gateway.own {
+			attached += checkListener(t, listener)
+		}
+		status := s.Gateways[key]
+		checkConditions(t, "Gateway "+key.String(), gateway.Source.Generation, status.Conditions)
+		names := map[string]bool{}
+		for _, listener := range status.Listeners {
+			checkConditions(t, "listener "+string(listener.Name), gateway.Source.Generation, listener.Conditions)
+			if listener.SupportedKinds == nil || names[string(listener.Name)] {
+				t.Errorf("listener status without supportedKinds or twice: %+v", listener)
+			}
+			names[string(listener.Name)] = true
+		}
+		if len(status.Listeners) > maxListeners || len(status.Addresses) > maxStatusAddresses {
+			t.Errorf("Gateway %s: the API refuses this status", key)
+		}
+	}
+	for key, set := range g.ListenerSets {
+		if set.Accepted != slices.ContainsFunc(set.Listeners, isValid) {
+			t.Errorf("ListenerSet %s: accepted %t", key, set.Accepted)
+		}
+		for _, listener := range set.Listeners {
+			attached += checkListener(t, listener)
+		}
+		checkConditions(t, "ListenerSet "+key.String(), set.Source.Generation, s.ListenerSets[key].Conditions)
+		for _, listener := range s.ListenerSets[key].Listeners {
+			checkConditions(t, "listener "+string(listener.Name), set.Source.Generation, listener.Conditions)
+		}
+	}
+	for key, route := range g.Routes {
+		attached -= checkRoute(t, route)
+		for _, parent := range s.Routes[key].Parents {
+			checkConditions(t, string(key.Kind)+" "+key.String(), route.Object.Meta.Generation, parent.Conditions)
+		}
+	}
+	if attached != 0 {
+		t.Errorf("listeners have %+d attachments more than routes", attached)
+	}
+	if len(s.Gateways) != len(g.Gateways) || len(s.ListenerSets) != len(g.ListenerSets) || len(s.Routes) != len(g.Routes) || len(s.GatewayClasses) != len(g.Classes) {
+		t.Error("an object of the Graph has no status")
+	}
+}
+
+func checkListener(t *testing.T, l *Listener) (attached int) {
+	t.Helper()
+	switch {
+	case !l.Valid && l.Winner != nil:
+		t.Errorf("%v is not valid but has a winner", l)
+	case l.Valid && len(l.Attached) > 0 && l.Winner != l.Attached[0]:
+		t.Errorf("%v: the winner is not the first route", l)
+	case l.Valid && len(l.Attached) == 0 && l.Winner != nil:
+		t.Errorf("%v: the winner is not attached", l)
+	case l.Valid == l.fault.exists():
+		t.Errorf("%v: valid %t with fault %v", l, l.Valid, l.fault)
+	}
+	if l.Valid && (l.Port == 0 || l.Set == nil && !l.Gateway.Accepted || l.Set != nil && !l.Set.Accepted) {
+		t.Errorf("%v must not be valid", l)
+	}
+	if !slices.IsSortedFunc(l.Attached, func(a, b *Route) int { return compareAge(a.age(), b.age()) }) {
+		t.Errorf("%v: routes are not in order", l)
+	}
+	return len(l.Attached)
+}
+
+func checkRoute(t *testing.T, r *Route) (attached int) {
+	t.Helper()
+	listeners := map[*Listener]bool{}
+	for _, parent := range r.Parents {
+		if parent.Accepted != (len(parent.Listeners) > 0) {
+			t.Errorf("route %v: accepted %t with %d listeners", r.Key, parent.Accepted, len(parent.Listeners))
+		}
+		for _, listener := range parent.Listeners {
+			listeners[listener] = true
+			if !slices.Contains(listener.Attached, r) {
+				t.Errorf("route %v says it is attached to %v", r.Key, listener)
+			}
+		}
+	}
+	invalid := slices.ContainsFunc(r.Backends, func(b BackendRef) bool { return !b.Valid })
+	if len(r.Object.Rules) == 1 && invalid != (len(r.backendFaults) > 0) {
+		t.Errorf("route %v: %d faults for %+v", r.Key, len(r.backendFaults), r.Backends)
+	}
+	return len(listeners)
+}
+
+// checkConditions: at most 8 per list, unique types, as the API demands of all
+// lists (MaxItems, listMapKey), and the field limits of metav1.Condition.
+func checkConditions(t *testing.T, object string, generation int64, conditions []metav1.Condition) {
+	t.Helper()
+	seen := map[string]bool{}
+	for _, c := range conditions {
+		if seen[c.Type] {
+			t.Errorf("%s has condition %s twice", object, c.Type)
+		}
+		seen[c.Type] = true
+		if c.Reason == "" || c.Message == "" || len(c.Message) > 32768 || c.ObservedGeneration != generation || !c.LastTransitionTime.IsZero() {
+			t.Errorf("%s: incomplete condition %+v", object, c)
+		}
+	}
+	if len(conditions) == 0 || len(conditions) > 8 || !seen["Accepted"] {
+		t.Errorf("%s has conditions %+v", object, conditions)
+	}
+}

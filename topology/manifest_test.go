@@ -1,0 +1,171 @@
+package topology
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// testConfig is the document of kind TestConfig in a testdata manifest: what is
+// not an API object. Without one every Gateway has an address of its own and
+// one node serves everything.
+type testConfig struct {
+	Kind         string                    `json:"kind"`
+	Gateways     map[string]testAssignment `json:"gateways"`
+	MaxListeners *int                      `json:"maxListeners"`
+	CRDVersions  map[string]string         `json:"crdVersions"`
+	Reports      *testReports              `json:"reports"`
+}
+
+type testAssignment struct {
+	Unassigned bool         `json:"unassigned"`
+	NodeMode   bool         `json:"nodeMode"`
+	Addresses  []netip.Addr `json:"addresses"`
+	Message    string       `json:"message"`
+}
+
+type testReports struct {
+	NotEvaluated bool       `json:"notEvaluated"`
+	Nodes        []testNode `json:"nodes"`
+}
+
+type testNode struct {
+	Node   string `json:"node"`
+	Behind bool   `json:"behind"` // serves something else than the current digests
+	Error  string `json:"error"`
+}
+
+// readManifest reads a multi-document manifest, strictly, so that a misspelt
+// field fails the test. Objects without a namespace are in "default".
+func readManifest(t *testing.T, text string) (Snapshot, testConfig) {
+	t.Helper()
+	snapshot, config := emptySnapshot(), testConfig{}
+	for _, document := range strings.Split(text, "\n---\n") {
+		var header metav1.TypeMeta
+		if err := yaml.Unmarshal([]byte(document), &header); err != nil {
+			t.Fatal(err)
+		}
+		switch header.Kind {
+		case "TestConfig":
+			decodeInto(t, document, &config)
+		case "GatewayClass":
+			object := decode[gatewayv1.GatewayClass](t, document)
+			snapshot.GatewayClasses[object.Name] = object
+		case "Gateway":
+			putObject(snapshot.Gateways, decode[gatewayv1.Gateway](t, document))
+		case "ListenerSet":
+			putObject(snapshot.ListenerSets, decode[gatewayv1.ListenerSet](t, document))
+		case "TCPRoute": // v1alpha2 has the same fields
+			putObject(snapshot.TCPRoutes, decode[gatewayv1.TCPRoute](t, document))
+		case "UDPRoute":
+			putObject(snapshot.UDPRoutes, decode[gatewayv1.UDPRoute](t, document))
+		case "ReferenceGrant":
+			putObject(snapshot.ReferenceGrants, decode[gatewayv1.ReferenceGrant](t, document))
+		case "Service":
+			putObject(snapshot.Services, decode[corev1.Service](t, document))
+		case "Namespace":
+			object := decode[corev1.Namespace](t, document)
+			snapshot.Namespaces[object.Name] = object
+		default:
+			t.Fatalf("document of unknown kind %q", header.Kind)
+		}
+	}
+	assignAddresses(&snapshot, config)
+	snapshot.CRDVersions = config.CRDVersions
+	return snapshot, config
+}
+
+func emptySnapshot() Snapshot {
+	return Snapshot{
+		GatewayClasses:  map[string]*gatewayv1.GatewayClass{},
+		Gateways:        map[types.NamespacedName]*gatewayv1.Gateway{},
+		ListenerSets:    map[types.NamespacedName]*gatewayv1.ListenerSet{},
+		TCPRoutes:       map[types.NamespacedName]*gatewayv1.TCPRoute{},
+		UDPRoutes:       map[types.NamespacedName]*gatewayv1.UDPRoute{},
+		ReferenceGrants: map[types.NamespacedName]*gatewayv1.ReferenceGrant{},
+		Namespaces:      map[string]*corev1.Namespace{},
+		Services:        map[types.NamespacedName]*corev1.Service{},
+		Addresses:       map[types.NamespacedName]Assignment{},
+	}
+}
+
+func assignAddresses(s *Snapshot, config testConfig) {
+	addr := netip.MustParseAddr("192.0.2.100")
+	for _, key := range sortedKeys(s.Gateways) {
+		addr = addr.Next()
+		given, found := config.Gateways[key.String()]
+		switch {
+		case !found:
+			s.Addresses[key] = Assignment{Addresses: []netip.Addr{addr}}
+		case !given.Unassigned:
+			s.Addresses[key] = Assignment{NodeMode: given.NodeMode, Addresses: given.Addresses, Message: given.Message}
+		}
+	}
+}
+
+// config returns what Build gets.
+func (c testConfig) config() Config {
+	config := DefaultConfig()
+	if c.MaxListeners != nil {
+		config.MaxListeners = *c.MaxListeners
+	}
+	return config
+}
+
+// reports makes the nodes prove the digests of a Graph.
+func (c testConfig) reports(g *Graph) Reports {
+	given := testReports{Nodes: []testNode{{Node: "node-a"}}}
+	if c.Reports != nil {
+		given = *c.Reports
+	}
+	reports := Reports{NotEvaluated: given.NotEvaluated}
+	for _, node := range given.Nodes {
+		report := NodeReport{Node: node.Node, Committed: map[types.NamespacedName]string{}, Errors: map[types.NamespacedName]string{}}
+		for key, gateway := range g.Gateways {
+			report.Committed[key] = gateway.Digest
+			if node.Behind {
+				report.Committed[key] = "1:of-yesterday"
+				report.Errors[key] = node.Error
+			}
+		}
+		reports.Nodes = append(reports.Nodes, report)
+	}
+	return reports
+}
+
+func decode[T any](t *testing.T, document string) *T {
+	t.Helper()
+	object := new(T)
+	decodeInto(t, document, object)
+	return object
+}
+
+func decodeInto(t *testing.T, document string, object any) {
+	t.Helper()
+	if err := yaml.UnmarshalStrict([]byte(document), object); err != nil {
+		t.Fatalf("%v in:\n%s", err, document)
+	}
+}
+
+func putObject[T metav1.Object](objects map[types.NamespacedName]T, object T) {
+	if object.GetNamespace() == "" {
+		object.SetNamespace("default")
+	}
+	objects[types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}] = object
+}
+
+func sortedKeys[V any](objects map[types.NamespacedName]V) []types.NamespacedName {
+	keys := make([]types.NamespacedName, 0, len(objects))
+	for key := range objects {
+		keys = append(keys, key)
+	}
+	slices.SortFunc(keys, func(a, b types.NamespacedName) int { return strings.Compare(a.String(), b.String()) })
+	return keys
+}

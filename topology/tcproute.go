@@ -1,0 +1,11 @@
+package topology
+
+import gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+func tcpRouteObject(route *gatewayv1.TCPRoute) RouteObject {
+	rules := make([][]gatewayv1.BackendRef, len(route.Spec.Rules))
+	for i := range route.Spec.Rules {
+		rules[i] = route.Spec.Rules[i].BackendRefs
+	}
+	return RouteObject{Meta: &route.ObjectMeta, ParentRefs: route.Spec.ParentRefs, Rules: rules}
+}
