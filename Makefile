@@ -41,6 +41,10 @@ fuzz: ## each fuzz target for FUZZTIME
 bench: deps ## Go benchmarks of Build, Forward, compile, diff and Program → docs/benchmarks/
 	hack/bench.sh
 
+.PHONY: generate
+generate: ## deep copies and CRDs of our own API group, flag reference
+	hack/generate.sh
+
 .PHONY: lint
 lint: ## linters, pinned in hack/tools, at zero findings
 	hack/lint.sh

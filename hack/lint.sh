@@ -2,9 +2,7 @@
 # Runs the linters pinned in hack/tools/go.mod over the whole module.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-tools=$PWD/bin/tools
-mkdir -p "$tools"
-(cd hack/tools && go build -o "$tools/" tool)
+. hack/tools.sh
 bash -n hack/*.sh .ci/run
 "$tools/golangci-lint" run ./...
 "$tools/logcheck" -check-contextual -check-structured ./...
