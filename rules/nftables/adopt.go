@@ -1,0 +1,249 @@
+package nftables
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/portway-dev/portway/rules"
+)
+
+// kernel is what the kernel is proven to hold.
+type kernel struct {
+	programs map[rules.FrontendKey]*program
+	addrs    *addresses
+	// What a former version or a stranger left in our table.
+	foreign []op
+	chains  []string
+	sets    []string
+}
+
+func newKernel() *kernel {
+	return &kernel{programs: make(map[rules.FrontendKey]*program), addrs: newAddresses()}
+}
+
+// clean reports whether there is nothing to remove.
+func (k *kernel) clean() bool {
+	return len(k.addrs.touched)+len(k.foreign)+len(k.chains)+len(k.sets) == 0
+}
+
+// adopt takes over whatever the kernel holds. Without a table it makes one. With
+// one it replaces the rules, chain by chain, and reads the elements back, so that
+// the ordinary diff then touches what differs and nothing else: no flow is
+// refused and no counter lost by a restart.
+func (p *Programmer) adopt(ctx context.Context) error {
+	_, exists, err := p.query.handle()
+	if err != nil {
+		return err
+	}
+	err = p.flushSteps(ctx, p.layout.steps(exists))
+	if exists && rejected(err) {
+		p.stats.Rebuilt++
+		exists, err = false, p.rebuild(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("put the rules of table inet %s in place: %w", p.config.Table, err)
+	}
+	k := newKernel()
+	if exists {
+		p.stats.ReadBacks++
+		if err := p.readBack(k); err != nil {
+			return err
+		}
+	}
+	if err := p.remember(); err != nil {
+		return err
+	}
+	p.kernel, p.synced = k, true
+	return nil
+}
+
+// rebuild makes the table anew where somebody made one of its name that ours cannot
+// grow out of, say with a map of another type. The one case in which there are no
+// rules for a moment; the alternative is to fail for ever.
+func (p *Programmer) rebuild(ctx context.Context) error {
+	if err := p.connect(); err != nil {
+		return err
+	}
+	p.conn.DelTable(p.layout.table)
+	return p.flushSteps(ctx, p.layout.steps(false))
+}
+
+// remember notes by what a change by strangers is recognised.
+func (p *Programmer) remember() error {
+	handle, _, err := p.query.handle()
+	if err != nil {
+		return err
+	}
+	p.handle = handle
+	p.generation, err = p.query.generation()
+	return err
+}
+
+func (p *Programmer) readBack(k *kernel) error {
+	chains, err := p.query.chains()
+	if err != nil {
+		return err
+	}
+	for _, name := range chains {
+		if !slices.ContainsFunc(p.layout.chains, func(c chain) bool { return c.Name == name }) {
+			k.chains = append(k.chains, name)
+		}
+	}
+	sets, err := p.query.sets()
+	if err != nil {
+		return err
+	}
+	for _, name := range sets {
+		if !slices.Contains(setNames[:], name) {
+			k.sets = append(k.sets, name)
+		}
+	}
+	r := reader{kernel: k, slots: make(map[string]rules.Slot)}
+	for id := range setCount {
+		for element, err := range p.query.elements(id.String()) {
+			if err != nil {
+				return err
+			}
+			if !r.read(id, element) {
+				foreign := rawElement{key: bytes.Clone(element.key), keyEnd: bytes.Clone(element.keyEnd)}
+				k.foreign = append(k.foreign, op{set: id, del: true, raw: &foreign})
+			}
+		}
+	}
+	return nil
+}
+
+// reader builds the programs from elements.
+type reader struct {
+	*kernel
+	slots map[string]rules.Slot // by value and comment
+}
+
+// read takes one element into the model; false if it is none of ours.
+func (r *reader) read(id setID, e rawElement) bool {
+	addr, key := cutAddr(e.key, id.ipv6())
+	switch id.kind() {
+	case kindLocal:
+		if !addr.IsValid() || len(key) != 0 {
+			return false
+		}
+		r.addrs.note(op{set: id, key: &rules.FrontendKey{Addr: addr}})
+		r.addrs.touched[addr] = struct{}{}
+		return true
+	case kindHairpin:
+		if !addr.IsValid() || !bytes.Equal(e.key, append(slices.Clone(key), key...)) {
+			return false
+		}
+		r.addrs.note(op{set: id, key: &rules.FrontendKey{Addr: addr}})
+		r.addrs.touched[addr] = struct{}{}
+		return true
+	default: // has a service
+	}
+	if !addr.IsValid() || len(key) < 8 {
+		return false
+	}
+	service := rules.FrontendKey{Addr: addr, Protocol: rules.Protocol(key[0]), Port: binary.BigEndian.Uint16(key[4:])}
+	key = key[8:]
+	switch id.kind() {
+	case kindListeners:
+		p := r.program(service)
+		p.listener, p.comment = foundChain(e.chain), e.comment
+		return true
+	case kindDrawn:
+		p := r.program(service)
+		p.drawn = foundChain(e.chain)
+		p.checkComment(e)
+		return true
+	case kindRefused:
+		return r.readRefused(service, key, e)
+	default:
+		return r.readSlot(service, key, e)
+	}
+}
+
+func (r *reader) program(key rules.FrontendKey) *program {
+	p := r.programs[key]
+	if p == nil {
+		p = &program{}
+		r.programs[key] = p
+	}
+	return p
+}
+
+// checkComment makes the comments differ from whatever is wanted when those of
+// one listener's elements are not the same.
+func (p *program) checkComment(e rawElement) {
+	if e.comment != p.comment {
+		p.comment = "\x00"
+	}
+}
+
+func foundChain(name string) chainID {
+	if id, ok := chainIDs[name]; ok && name != "" {
+		return id
+	}
+	return chainForeign
+}
+
+func (r *reader) readRefused(service rules.FrontendKey, from []byte, e rawElement) bool {
+	if len(from) != 4 || len(e.keyEnd) != len(e.key) || binary.BigEndian.Uint32(from) != 0 {
+		return false
+	}
+	p := r.program(service)
+	if p.refused != 0 {
+		return false
+	}
+	p.refused = binary.BigEndian.Uint32(e.keyEnd[len(e.keyEnd)-4:]) + 1
+	p.checkComment(e)
+	return true
+}
+
+func (r *reader) readSlot(service rules.FrontendKey, number []byte, e rawElement) bool {
+	addr, port := cutAddr(e.value, service.Addr.Is6())
+	if len(number) != 4 || !addr.IsValid() || len(port) != 4 {
+		return false
+	}
+	n := int(binary.NativeEndian.Uint32(number))
+	if n >= rules.MaxSlots {
+		return false
+	}
+	p := r.program(service)
+	if n >= len(p.slots) {
+		p.slots = append(p.slots, make([]rules.Slot, n+1-len(p.slots))...)
+	}
+	p.slots[n] = r.slot(netip.AddrPortFrom(addr, binary.BigEndian.Uint16(port)), e)
+	return true
+}
+
+// slot makes the slot an element stands for; its comment tells which Service and
+// which pod. Equal slots are one object.
+func (r *reader) slot(addr netip.AddrPort, e rawElement) rules.Slot {
+	id := string(e.value) + e.comment
+	if slot, ok := r.slots[id]; ok {
+		return slot
+	}
+	ref, name, _ := strings.Cut(e.comment, " ")
+	slot := rules.Slot{
+		Backend:  &rules.Backend{Ref: ref},
+		Endpoint: &rules.Endpoint{Addr: addr, Name: name},
+	}
+	r.slots[id] = slot
+	return slot
+}
+
+func cutAddr(b []byte, ipv6 bool) (netip.Addr, []byte) {
+	length := 4
+	if ipv6 {
+		length = 16
+	}
+	if len(b) < length {
+		return netip.Addr{}, nil
+	}
+	addr, _ := netip.AddrFromSlice(b[:length])
+	return addr, b[length:]
+}

@@ -1,0 +1,246 @@
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// commit sends slots and switches of all plans: as many Frontends in one batch as
+// fit. It returns an error only when the rest is not worth trying.
+func (p *pass) commit(plans []*plan) error {
+	for len(plans) > 0 {
+		n := p.fitting(plans)
+		if err := p.commitGroup(plans[:n]); err != nil {
+			p.failPlans(plans[n:], err)
+			return err
+		}
+		plans = plans[n:]
+	}
+	return nil
+}
+
+// localBytes is the most that the elements in local and hairpin take of an address.
+const localBytes = 128
+
+// fitting returns how many of the plans fit into one batch, at least one.
+func (p *pass) fitting(plans []*plan) int {
+	bytes := 0
+	for i, pl := range plans {
+		for _, ops := range [][]op{pl.slots, pl.switches} {
+			for j := range ops {
+				bytes += ops[j].size()
+			}
+		}
+		if pl.now != nil {
+			bytes += localBytes * len(pl.now.local)
+		}
+		if i > 0 && !p.conn.fits(bytes) {
+			return i
+		}
+	}
+	return len(plans)
+}
+
+// commitGroup commits the plans at once. When the kernel refuses, it halves them
+// until the one to blame is alone, so that it does not keep the others.
+func (p *pass) commitGroup(plans []*plan) error {
+	ops := p.kernel.addrs.missing(plans)
+	for _, pl := range plans {
+		ops = append(ops, pl.slots...)
+	}
+	for _, pl := range plans {
+		ops = append(ops, pl.switches...)
+	}
+	err := p.send(ops)
+	switch {
+	case err == nil:
+		for _, pl := range plans {
+			p.settle(pl, pl.kept)
+			if len(pl.sweep) > 0 {
+				p.sweeps = append(p.sweeps, pl)
+			}
+		}
+		return nil
+	case !rejected(err):
+		p.failPlans(plans, err)
+		return err
+	}
+	if gone := p.reconnect(); gone != nil {
+		p.failPlans(plans, err)
+		return gone
+	}
+	if len(plans) == 1 || p.splits == 0 {
+		p.failPlans(plans, err)
+		return nil
+	}
+	p.splits--
+	half := len(plans) / 2
+	if err := p.commitGroup(plans[:half]); err != nil {
+		p.failPlans(plans[half:], err)
+		return err
+	}
+	return p.commitGroup(plans[half:])
+}
+
+func (p *pass) failPlans(plans []*plan, err error) {
+	for _, pl := range plans {
+		p.fail(pl.key, err)
+	}
+}
+
+// reconnect goes on after a batch that the kernel refused. Its cause may be that
+// the table is gone.
+func (p *pass) reconnect() error {
+	if err := p.connect(); err != nil {
+		return err
+	}
+	handle, exists, err := p.query.handle()
+	switch {
+	case err != nil:
+		return err
+	case !exists || handle != p.handle:
+		return errVanished
+	}
+	return nil
+}
+
+// settle records what the kernel holds for a Frontend now.
+func (p *pass) settle(pl *plan, holds *program) {
+	p.kernel.addrs.replace(pl.was, holds)
+	pl.was = holds
+	if holds == nil {
+		delete(p.kernel.programs, pl.key)
+		return
+	}
+	p.kernel.programs[pl.key] = holds
+}
+
+// tidy deletes what nothing leads to any more, in a commit behind the one that
+// made it so, and for a Frontend that is not committed nothing.
+func (p *pass) tidy() error {
+	var ops []op
+	for _, pl := range p.sweeps {
+		ops = append(ops, pl.sweep...)
+	}
+	ops = append(ops, p.kernel.addrs.unused()...)
+	ops = append(ops, p.kernel.foreign...)
+	err := p.connect()
+	if err == nil {
+		err = p.send(ops)
+	}
+	if err == nil {
+		err = p.flushSteps(p.ctx, p.layout.leftovers(p.kernel.chains, p.kernel.sets))
+	}
+	if err != nil {
+		for _, pl := range p.sweeps { // they serve as wanted already, hence no Gateway
+			p.pending[pl.key] = failure{"", fmt.Errorf("remove what frontend %s no longer needs: %w", pl.key, err)}
+		}
+		return fmt.Errorf("remove what is no longer needed: %w", err)
+	}
+	for _, pl := range p.sweeps {
+		p.settle(pl, pl.now)
+	}
+	clear(p.kernel.addrs.touched)
+	p.kernel.foreign, p.kernel.chains, p.kernel.sets = nil, nil, nil
+	return nil
+}
+
+// replacedBy reports whether the operation deletes the element that the next one
+// adds anew.
+func (o op) replacedBy(next op) bool {
+	return o.del && !next.del && o.set == next.set && o.key == next.key &&
+		(o.n == next.n || o.set.kind() == kindRefused)
+}
+
+// send commits operations, in one batch if they fit. Where not, they are split in
+// order, but never between the deletion and the addition of one key.
+func (p *pass) send(ops []op) error {
+	for len(ops) > 0 {
+		n := p.prefix(ops)
+		if err := p.encoder.encode(p.conn.Conn, ops[:n]); err != nil {
+			return p.broken(err)
+		}
+		if err := p.flush(p.ctx, ops[:n]); err != nil {
+			return err
+		}
+		p.operations += n
+		for i := range ops[:n] {
+			p.kernel.addrs.note(ops[i])
+		}
+		ops = ops[n:]
+	}
+	return nil
+}
+
+// prefix returns how many of the operations fit into one batch.
+func (p *pass) prefix(ops []op) int {
+	bytes := 0
+	for i := range ops {
+		bytes += ops[i].size()
+		if p.conn.fits(bytes) {
+			continue
+		}
+		if i > 1 && ops[i-1].replacedBy(ops[i]) {
+			i--
+		}
+		return max(i, 1)
+	}
+	return len(ops)
+}
+
+// flushSteps commits the static part, in as few batches as the buffers allow.
+func (p *Programmer) flushSteps(ctx context.Context, steps []step) error {
+	var total cost
+	for _, s := range steps {
+		if total != (cost{}) && !total.plus(s.cost).within(p.conn.limit) {
+			if err := p.flush(ctx, nil); err != nil {
+				return err
+			}
+			total = cost{}
+		}
+		if err := s.add(p.conn.Conn); err != nil {
+			return p.broken(err)
+		}
+		total = total.plus(s.cost)
+	}
+	if total == (cost{}) {
+		return nil
+	}
+	return p.flush(ctx, nil)
+}
+
+// flush commits what is encoded. After an error the connections are closed, as
+// answers may still be under way, and nothing about the kernel is taken for
+// granted any more.
+func (p *Programmer) flush(ctx context.Context, ops []op) error {
+	if err := ctx.Err(); err != nil {
+		return errors.Join(err, p.disconnect()) // drops what is encoded
+	}
+	var before, after error
+	if p.fault != nil {
+		before, after = p.fault(p.stats.Batches)
+	}
+	p.stats.Batches++
+	err := before
+	if err == nil {
+		if err = p.conn.Flush(); err == nil {
+			p.nextGeneration()
+			err = after
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	if len(ops) > 0 {
+		err = fmt.Errorf("commit %s: %w", logged(ops), err)
+	}
+	return p.broken(err)
+}
+
+// nextGeneration counts our own commit, as the kernel does.
+func (p *Programmer) nextGeneration() {
+	if p.generation++; p.generation == 0 {
+		p.generation++
+	}
+}

@@ -1,0 +1,85 @@
+package nftables
+
+import (
+	"github.com/portway-dev/portway/rules"
+)
+
+// program is what the kernel holds, or is to hold, for one Frontend.
+type program struct {
+	listener chainID // where the listener's element leads; chainNone: no element
+	drawn    chainID // where the drawn element leads; chainNone: no element
+	refused  uint32  // of rules.DrawRange numbers, those that are dropped; 0: no element
+	comment  string  // of these three elements
+	// slots has an element for each slot that is not refused. A program read back
+	// or half replaced may have more slots than its chain picks from.
+	slots []rules.Slot
+	// local are the addresses of the endpoints on this node, without duplicates.
+	local []endpointAddr
+}
+
+// compile makes the program of a Frontend. previous are the slots that the kernel
+// holds for it: the fewer of them move, the less is sent and the fewer new flows
+// of a UDP client change their endpoint.
+func compile(f *rules.Frontend, previous []rules.Slot) *program {
+	layout := rules.NewLayout(f, previous)
+	p := &program{
+		listener: chainRefuse,
+		comment:  listenerComment(f.Owner),
+		slots:    layout.Slots,
+		local:    localAddrs(f),
+	}
+	if len(layout.Slots) == 0 {
+		return p
+	}
+	p.listener = slotChain(f.Select, len(layout.Slots))
+	if layout.RefusedDraws > 0 {
+		p.refused = layout.RefusedDraws
+		p.listener, p.drawn = chainDraw, p.listener
+	}
+	return p
+}
+
+// wants reports whether a slot of the old program leads to an endpoint that this
+// program still has.
+func (p *program) wants() func(rules.Slot) bool {
+	var wanted map[endpointPort]bool
+	return func(s rules.Slot) bool {
+		if wanted == nil {
+			wanted = make(map[endpointPort]bool, len(p.slots))
+			for _, slot := range p.slots {
+				if !slot.Refused() {
+					wanted[slot.Endpoint.Addr] = true
+				}
+			}
+		}
+		return wanted[s.Endpoint.Addr]
+	}
+}
+
+// live returns a slot with an endpoint, at i or behind it.
+func (p *program) live(i int) (rules.Slot, bool) {
+	for range p.slots {
+		i %= len(p.slots)
+		if !p.slots[i].Refused() {
+			return p.slots[i], true
+		}
+		i++
+	}
+	return rules.Slot{}, false
+}
+
+// sameElement reports whether two slots are the same element of the kernel: the
+// same endpoint and the same comment.
+func sameElement(a, b rules.Slot) bool {
+	switch {
+	case a == b:
+		return true
+	case a.Refused() || b.Refused():
+		return a.Refused() && b.Refused()
+	case a.Endpoint.Addr != b.Endpoint.Addr:
+		return false
+	case a.Backend.Ref == b.Backend.Ref && a.Endpoint.Name == b.Endpoint.Name:
+		return true
+	}
+	return slotComment(a) == slotComment(b)
+}

@@ -1,0 +1,240 @@
+package nftables
+
+import (
+	"maps"
+	"net/netip"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+
+	"github.com/portway-dev/portway/rules"
+)
+
+// packet walks the table as the kernel does, with the listener's element from one
+// generation and everything behind it from a later one.
+type generation struct {
+	listener, drawn chainID
+	slots           map[uint32]rules.Slot
+}
+
+func generationOf(p *program) generation {
+	g := generation{slots: make(map[uint32]rules.Slot)}
+	if p == nil {
+		return g
+	}
+	g.listener, g.drawn = p.listener, p.drawn
+	for i, slot := range p.slots {
+		if !slot.Refused() {
+			g.slots[uint32(i)] = slot
+		}
+	}
+	return g
+}
+
+// after applies operations as one batch: deletions first, each of what is there,
+// then additions, each of what is not.
+func (g generation) after(t *testing.T, ops []op) generation {
+	t.Helper()
+	g.slots = maps.Clone(g.slots)
+	for _, del := range []bool{true, false} {
+		for _, o := range ops {
+			if o.del != del {
+				continue
+			}
+			switch o.set.kind() {
+			case kindSlots:
+				if _, there := g.slots[o.n]; there != del {
+					t.Fatalf("%s: there is one: %t", o, there)
+				}
+				if g.slots[o.n] = o.slot; del {
+					delete(g.slots, o.n)
+				}
+			case kindListeners:
+				if (g.listener != chainNone) != del {
+					t.Fatalf("%s: listener leads to %q", o, g.listener)
+				}
+				g.listener = o.to
+			case kindDrawn:
+				if (g.drawn != chainNone) != del {
+					t.Fatalf("%s: drawn leads to %q", o, g.drawn)
+				}
+				g.drawn = o.to
+			default: // no packet goes elsewhere for it
+			}
+		}
+	}
+	return g
+}
+
+// slotsOf is how many slots a packet picks from that read its listener's element in
+// generation g and everything else in generation later; 0 when it is refused.
+func (g generation) slotsOf(later generation) int {
+	chain := g.listener
+	if chain == chainDraw {
+		chain = later.drawn
+	}
+	if chain < chainRung {
+		return 0
+	}
+	return rungs[(chain-chainRung)/2]
+}
+
+// A packet on its way while an update commits may have read the old listener and
+// read the new slots. It must find an endpoint that is wanted now.
+func TestPacketsInFlightFindAnEndpoint(t *testing.T) {
+	w := newWorld(11)
+	k := key("192.0.2.1 tcp 80")
+	var was *program
+	for range 3000 {
+		k.Protocol = rules.TCP
+		if w.IntN(2) == 0 {
+			k.Protocol = rules.UDP // the same slots, another chain
+		}
+		var now *program
+		if w.IntN(10) > 0 {
+			var previous []rules.Slot
+			if was != nil {
+				previous = was.slots
+			}
+			now = compile(w.frontend(k), previous)
+		}
+		checkInFlight(t, newPlan(k, was, now))
+		if t.Failed() {
+			t.Fatalf("from %v\nto %v", was, now)
+		}
+		was = now
+	}
+}
+
+func checkInFlight(t *testing.T, p *plan) {
+	t.Helper()
+	before := generationOf(p.was)
+	slots := before.after(t, p.slots)
+	switched := slots.after(t, p.switches)
+	swept := switched.after(t, p.sweep)
+
+	if kept := generationOf(p.kept); !sameGeneration(kept, switched) {
+		t.Errorf("kept is %v, the kernel holds %v", kept, switched)
+	}
+	if want := generationOf(p.now); !sameGeneration(want, swept) {
+		t.Errorf("wanted %v, the kernel holds %v", want, swept)
+	}
+
+	wanted := make(map[netip.AddrPort]bool)
+	refuses := make(map[uint32]bool) // slots that the new program refuses on purpose
+	if p.now != nil {
+		for i, slot := range p.now.slots {
+			if slot.Refused() {
+				refuses[uint32(i)] = true
+				continue
+			}
+			wanted[slot.Endpoint.Addr] = true
+		}
+	}
+	// In one batch and, where buffers are small, in two.
+	for _, view := range []struct {
+		name           string
+		reads, follows generation
+	}{
+		{"old listener, new slots", before, slots},
+		{"old listener, all new", before, switched},
+		{"new listener, all new", switched, switched},
+		{"new listener, swept", switched, swept},
+	} {
+		for i := range uint32(view.reads.slotsOf(view.follows)) {
+			slot, there := view.follows.slots[i]
+			_, was := before.slots[i]
+			switch {
+			case !there && was && !refuses[i] && len(wanted) > 0:
+				t.Errorf("%s: slot %d refuses", view.name, i)
+			case there && !wanted[slot.Endpoint.Addr] && len(wanted) > 0:
+				t.Errorf("%s: slot %d leads to %s, which is gone", view.name, i, slot.Endpoint.Addr)
+			}
+		}
+		if view.reads.listener == chainDraw && view.follows.drawn == chainNone {
+			t.Errorf("%s: nothing drawn", view.name)
+		}
+	}
+}
+
+func sameGeneration(a, b generation) bool {
+	return a.listener == b.listener && a.drawn == b.drawn && maps.EqualFunc(a.slots, b.slots, sameElement)
+}
+
+func TestShorten(t *testing.T) {
+	for _, text := range []string{
+		"", "ns/gw/listener ns/route", strings.Repeat("x", maxComment),
+		strings.Repeat("x", maxComment+1), strings.Repeat("é", 200), "quote\" back\\slash \n\x7f \xff",
+	} {
+		got := shorten(text)
+		if len(got) > maxComment || !utf8.ValidString(got) || strings.ContainsAny(got, "\"\\\n\x7f") {
+			t.Errorf("shorten(%q) = %q", text, got)
+		}
+		if len(text) <= maxComment && utf8.ValidString(text) && !strings.ContainsAny(text, "\"\\\n\x7f") && got != text {
+			t.Errorf("shorten(%q) = %q", text, got)
+		}
+	}
+	long := strings.Repeat("a", 100) + strings.Repeat("b", 100)
+	other := strings.Repeat("a", 101) + strings.Repeat("b", 99)
+	if shorten(long) == shorten(other) {
+		t.Errorf("two texts have the comment %q", shorten(long))
+	}
+}
+
+// Batches are cut by size, so no element may be larger than it says.
+func TestSizeIsNotTooSmall(t *testing.T) {
+	var sent int
+	conn, err := nftables.New(nftables.WithTestDial(func(messages []netlink.Message) ([]netlink.Message, error) {
+		if len(messages) == 0 { // it waits for an answer
+			return []netlink.Message{{Header: netlink.Header{Type: netlink.Error}, Data: make([]byte, 4)}}, nil
+		}
+		sent = 0
+		for _, m := range messages {
+			sent = max(sent, len(m.Data))
+		}
+		return nil, nil
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLayout(DefaultConfig())
+	for _, addr := range []string{"192.0.2.1", "2001:db8::1"} {
+		k := rules.FrontendKey{Addr: netip.MustParseAddr(addr), Protocol: rules.TCP, Port: 80}
+		name := strings.Repeat("p", 60)
+		slot := rules.Slot{
+			Backend:  &rules.Backend{Ref: "ns/" + name},
+			Endpoint: &rules.Endpoint{Addr: netip.AddrPortFrom(k.Addr, 80), Name: name + name},
+		}
+		for set := range setCount {
+			if set.ipv6() != k.Addr.Is6() {
+				continue
+			}
+			for _, del := range []bool{false, true} {
+				o := op{set: set, del: del, key: &k, n: 7, to: slotChain(rules.Random, 16384), slot: slot, comment: name + name}
+				if set.kind() == kindLocal || set.kind() == kindHairpin {
+					o.comment = "" // they have none
+				}
+				e := encoder{sets: &l.sets}
+				one, two := []op{o}, []op{o, o}
+				size := func(ops []op) int {
+					if err := e.encode(conn, ops); err != nil {
+						t.Fatal(err)
+					}
+					if err := conn.Flush(); err != nil {
+						t.Fatal(err)
+					}
+					return sent
+				}
+				if actual := size(two) - size(one); actual > o.size() || actual < o.size()-16 || o.size() > maxElement {
+					t.Errorf("%s: encoded in %d bytes, said %d", o, actual, o.size())
+				}
+				if header := size(one) + 16 - o.size(); header > setHeader {
+					t.Errorf("%s: header of %d bytes, at most %d", o, header, setHeader)
+				}
+			}
+		}
+	}
+}

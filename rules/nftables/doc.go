@@ -1,0 +1,83 @@
+// Package nftables programs a rules.State into one nf_tables table, over netlink.
+//
+//	              table inet portway
+//
+//	prerouting ──┐  nat, dstnat - 1: before kube-proxy, the first nat chain wins
+//	output ──────┴─ nat, -101
+//	     │ jump
+//	  services ─── daddr . l4proto . dport  vmap @listeners4 / @listeners6
+//	     │ goto                                                │ no element: not ours
+//	     ├─ random-N   slot = random mod N                     ▼
+//	     ├─ flow-N     slot = hash(saddr . sport) mod N      accept
+//	     │     └─ ct mark |= bit, dnat to @slots4[daddr . l4proto . dport . slot]
+//	     │                          └─ no such slot: goto refuse
+//	     ├─ draw       random in @refused4: drop; else vmap @drawn4 ─► flow-N
+//	     └─ refuse     TCP: reset; UDP: drop
+//
+//	postrouting ─── nat, srcnat: only flows with our bit that were translated
+//	     ├─ client and endpoint are one (@hairpin4)   masquerade
+//	     ├─ endpoint on this node (@local4)           keep the client's address
+//	     └─ endpoint elsewhere                        masquerade fully-random
+//
+// Rules are static and everything that changes is an element. There is a chain
+// random-N and a chain flow-N for each rung N of rules.Ladder, shared by all
+// listeners with N slots and made at start, so that no change of a State adds a
+// rule or a chain. A backend's weight is its number of slots, and a share that is
+// refused is slots without an element. A hash that met such a slot would refuse the
+// same client for ever; therefore UDP listeners draw the refused share first and
+// hash over full slots.
+//
+// What the package does not do: it decides nothing, deletes no conntrack entries
+// (flows keep their endpoint until they end), sets no sysctl, and touches no table
+// but its own. It does not watch the table: a change by others is noticed when there
+// is next something to commit.
+//
+// # Order and atomicity
+//
+// A commit takes effect at once for each lookup, but a packet makes several. In
+// between it can only move to a newer generation, so it may have read the old
+// listener and then read the new slots; the reverse cannot happen. An update is
+// therefore one batch that adds and replaces slots and switches listeners, and a
+// later one that deletes what only the old listeners led to. Until then old slots
+// beyond the new count lead to endpoints that are still wanted. Where the socket
+// buffers are too small for one batch, slots go first and switches behind them.
+// A packet that stood still between two lookups for both commits could still find a
+// slot gone and be refused; RCU's grace period would close that gap for 8 to 24 ms
+// an update (membarrier(2), measured), which is not worth it.
+//
+// # What is known of the kernel
+//
+// A batch is proven by its acknowledgements, and nothing is read back in normal
+// operation. The first Program of a process replaces the rules, chain by chain,
+// reads the elements back and then changes only what differs. Any failure has the
+// next Program do the same. A table that somebody deleted or replaced is noticed by
+// its handle, or by ENOENT, and made anew within the same Program.
+//
+// A map or set whose declaration changes gets a new name: the kernel refuses to
+// change one, and the old is deleted as a leftover.
+//
+// # Invariants
+//
+//   - What nft lists is what Render says (TestGolden), with types, in both formats
+//     (TestListsInBothFormats).
+//   - Every element of a State is in the kernel, at any size (TestEveryElementArrives,
+//     TestSmallBuffers, TestSizeIsNotTooSmall).
+//   - The same State again sends nothing (TestTwiceIsNothing), another one only the
+//     difference (TestTouchesOnlyTheDifference).
+//   - However a State was reached, the kernel holds what a cold load would make
+//     (TestRandomStatesEndAsAColdLoad).
+//   - No update refuses or misdirects a flow (TestUpdatesRefuseNothing,
+//     TestPacketsInFlightFindAnEndpoint); nor does a restart, which keeps counters
+//     (TestRestartRefusesNothingAndKeepsCounters).
+//   - The kernel draws the shares that the Layout says (TestKernelDrawsTheShares,
+//     TestKernelDrawsTheRefusedDatagrams).
+//   - A failure at any batch is mended by the next Program (TestFaultAtAnyBatch),
+//     lost acknowledgements are a failure (TestLostAnswersAreNoticed), and a Frontend
+//     that cannot be programmed keeps no other (TestRefusedFrontendBlocksNoOther).
+//   - A table that others deleted comes back (TestTableDeletedByAStranger), and what
+//     they or a former version left in ours goes (TestAdoptSweepsLeftovers); one of
+//     our name that cannot be made ours is replaced (TestTableInTheWayIsReplaced).
+//   - Without the kernel's features or the right to use them, New says in one
+//     sentence what is missing (TestProbeSaysWhatIsMissing).
+//   - Cleanup removes our table only (TestCleanupLeavesOthersAlone).
+package nftables

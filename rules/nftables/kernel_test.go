@@ -1,0 +1,139 @@
+package nftables
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/portway-dev/portway/rules"
+)
+
+// readKernel reads the table back over a connection of its own.
+func readKernel(tb testing.TB, c Config) *kernel {
+	tb.Helper()
+	q, err := openQuery(c)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer func() { _ = q.Close() }()
+	k := newKernel()
+	if err := (&Programmer{config: c, layout: newLayout(c), query: q}).readBack(k); err != nil {
+		tb.Fatal(err)
+	}
+	return k
+}
+
+// checkKernel compares what the kernel holds with what the State wants, whatever
+// was there before: slots may be placed in any order that keeps the shares.
+func checkKernel(tb testing.TB, c Config, s *rules.State) {
+	tb.Helper()
+	k := readKernel(tb, c)
+	var foreign []string
+	for _, o := range k.foreign {
+		foreign = append(foreign, o.String())
+	}
+	if len(foreign)+len(k.chains)+len(k.sets) > 0 {
+		tb.Errorf("foreign elements %v, chains %v, sets %v", foreign, k.chains, k.sets)
+	}
+	local := make(map[netip.Addr]held)
+	for key, f := range s.All() {
+		was := k.programs[key]
+		if was == nil {
+			tb.Errorf("%s: nothing in the kernel", key)
+			continue
+		}
+		delete(k.programs, key)
+		want := compile(f, was.slots)
+		for _, addr := range want.local {
+			local[addr] = held{true, true}
+		}
+		if diff := cmp.Diff(programText(want), programText(was)); diff != "" {
+			tb.Errorf("%s (-want +kernel):\n%s", key, diff)
+		}
+	}
+	for key, p := range k.programs {
+		tb.Errorf("%s: not wanted: %s", key, programText(p))
+	}
+	if diff := cmp.Diff(local, k.addrs.held, cmp.AllowUnexported(held{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		tb.Errorf("local endpoints (-want +kernel):\n%s", diff)
+	}
+}
+
+func programText(p *program) string {
+	text := fmt.Sprintf("%s drawn %s refused %d %q\n", p.listener, p.drawn, p.refused, p.comment)
+	for i, slot := range p.slots {
+		if slot.Refused() {
+			if !slices.ContainsFunc(p.slots[i:], func(s rules.Slot) bool { return !s.Refused() }) {
+				break // the kernel does not know how many slots there are behind the last
+			}
+			text += "-\n"
+			continue
+		}
+		text += fmt.Sprintf("%s %q\n", slot.Endpoint.Addr, slotComment(slot))
+	}
+	return text
+}
+
+// count returns how many elements the kernel lists in a set.
+func count(tb testing.TB, c Config, id setID) int {
+	tb.Helper()
+	q, err := openQuery(c)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer func() { _ = q.Close() }()
+	n := 0
+	for _, err := range q.elements(id.String()) {
+		if err != nil {
+			tb.Fatal(err)
+		}
+		n++
+	}
+	return n
+}
+
+// world makes random States over few keys, so that they meet again and again.
+type world struct{ *rand.Rand }
+
+func newWorld(seed uint64) world { return world{rand.New(rand.NewPCG(seed, 0))} }
+
+func (w world) state() *rules.State {
+	frontends := make(map[rules.FrontendKey]*rules.Frontend)
+	for _, addr := range []string{"192.0.2.1", "192.0.2.2", "2001:db8::1"} {
+		for port := range uint16(4) {
+			for _, protocol := range []rules.Protocol{rules.TCP, rules.UDP} {
+				if w.IntN(3) > 0 {
+					k := rules.FrontendKey{Addr: netip.MustParseAddr(addr), Protocol: protocol, Port: 80 + port}
+					frontends[k] = w.frontend(k)
+				}
+			}
+		}
+	}
+	return stateOf(frontends)
+}
+
+func (w world) frontend(k rules.FrontendKey) *rules.Frontend {
+	f := &rules.Frontend{Owner: owner(fmt.Sprintf("ns/gw-%d", w.IntN(3)), fmt.Sprint(k.Port), "ns/r"+fmt.Sprint(w.IntN(2)))}
+	if k.Protocol == rules.UDP {
+		f.Select = rules.FlowHash
+	}
+	for b := range w.IntN(4) {
+		one := rules.Backend{Ref: fmt.Sprintf("ns/svc-%d", b), Weight: uint32(w.IntN(4))}
+		for e := range 6 {
+			if w.IntN(3) > 0 {
+				continue
+			}
+			addr := netip.AddrFrom4([4]byte{10, 0, byte(b), byte(e)})
+			if k.Addr.Is6() {
+				addr = netip.AddrFrom16([16]byte{0: 0xfd, 14: byte(b), 15: byte(e)})
+			}
+			one.Endpoints = append(one.Endpoints, rules.Endpoint{Addr: netip.AddrPortFrom(addr, 8080), Name: fmt.Sprintf("pod-%d", e), Local: e%2 == w.IntN(8)%2})
+		}
+		f.Backends = append(f.Backends, one)
+	}
+	return f
+}

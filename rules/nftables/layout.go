@@ -1,0 +1,196 @@
+package nftables
+
+import (
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/portway-dev/portway/rules"
+)
+
+// priority of the chains that translate destinations: one before kube-proxy,
+// whose chains sit at dstnat (-100), because the first nat chain of a hook that
+// binds a flow wins.
+const priority nftables.ChainPriority = -101
+
+// chain is one chain with its rules, the static part of the table.
+type chain struct {
+	*nftables.Chain
+	rules []rule
+}
+
+// rule is the expressions the kernel gets and the same in nft's words; the goldens
+// hold the one against the other.
+type rule struct {
+	text    string
+	exprs   []expr.Any
+	comment string // empty for none
+}
+
+// layout is everything in the table but the elements. It depends on the Config
+// and the ladder only, so that no change of a State touches a rule.
+type layout struct {
+	table  *nftables.Table
+	sets   [setCount]*nftables.Set
+	chains []chain // a chain is behind those its rules lead to
+}
+
+func newLayout(c Config) *layout {
+	l := &layout{table: &nftables.Table{Name: c.Table, Family: nftables.TableFamilyINet}}
+	for id := range setCount {
+		l.sets[id] = newSet(l.table, id)
+	}
+	l.add(refuseChain, refuseRules()...)
+	l.add(drawChain, drawRules()...)
+	for _, n := range rungs {
+		for _, selection := range []rules.Selection{rules.Random, rules.FlowHash} {
+			l.add(slotChain(selection, n).String(), slotRules(selection, n, c.Mark)...)
+		}
+	}
+	l.add(servicesChain, servicesRules()...)
+	enter := rule{text: "jump " + servicesChain, exprs: []expr.Any{verdict(expr.VerdictJump, servicesChain)}}
+	l.addBase(preroutingChain, nftables.ChainHookPrerouting, priority, enter)
+	l.addBase(outputChain, nftables.ChainHookOutput, priority, enter)
+	l.addBase(postroutingChain, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, postroutingRules(c.Mark)...)
+	return l
+}
+
+func (l *layout) add(name string, r ...rule) {
+	l.chains = append(l.chains, chain{&nftables.Chain{Name: name, Table: l.table}, r})
+}
+
+func (l *layout) addBase(name string, hook *nftables.ChainHook, p nftables.ChainPriority, r ...rule) {
+	accept := nftables.ChainPolicyAccept
+	l.chains = append(l.chains, chain{&nftables.Chain{
+		Name: name, Table: l.table, Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: &p, Policy: &accept,
+	}, r})
+}
+
+// servicesRules send a packet to the chain of its listener. No other packet goes
+// further, and none of an established flow comes here: nat chains see the first
+// packet of a flow only.
+func servicesRules() []rule {
+	var out []rule
+	for _, f := range []family{ipv4, ipv6} {
+		out = append(out, f.vmapRule(listeners4))
+	}
+	return out
+}
+
+// slotRules pick one of n slots and translate to its endpoint. A slot without an
+// element is a part of the refused share.
+func slotRules(selection rules.Selection, n int, mark uint32) []rule {
+	var out []rule
+	for _, f := range []family{ipv4, ipv6} {
+		pick, text := f.random(n), fmt.Sprintf("numgen random mod %d", n)
+		if selection == rules.FlowHash {
+			pick, text = f.flowHash(n), fmt.Sprintf("jhash %s saddr . th sport mod %d seed %#x", f.name, n, flowSeed)
+		}
+		out = append(out, rule{
+			text: fmt.Sprintf("meta nfproto %s ct mark set ct mark | 0x%08x dnat %s to %s . %s map @%s",
+				f.protocolName(), mark, f.name, f.serviceText(), text, f.set(slots4)),
+			exprs: concat(f.only(), setMark(mark), f.service(), pick, f.dnat()),
+		})
+	}
+	return append(out, gotoRule(refuseChain))
+}
+
+// vmapRule goes where the element for the packet's service leads; without one the
+// packet goes on.
+func (f family) vmapRule(s setID) rule {
+	return rule{
+		text:  fmt.Sprintf("%s vmap @%s", f.serviceText(), f.set(s)),
+		exprs: concat(f.only(), f.service(), []expr.Any{f.vmap(s)}),
+	}
+}
+
+func gotoRule(chain string) rule {
+	return rule{text: "goto " + chain, exprs: []expr.Any{verdict(expr.VerdictGoto, chain)}}
+}
+
+// drawRules drop the refused share of a listener and send the rest on to its
+// flow-N chain. The drawn number is converted to network order because the
+// interval set compares bytes from the left.
+func drawRules() []rule {
+	var out []rule
+	for _, f := range []family{ipv4, ipv6} {
+		out = append(out, rule{
+			text: fmt.Sprintf("%s . numgen random mod %d @%s drop", f.serviceText(), rules.DrawRange, f.set(refused4)),
+			exprs: concat(f.only(), f.service(), f.random(rules.DrawRange), []expr.Any{
+				&expr.Byteorder{SourceRegister: f.slot(), DestRegister: f.slot(), Op: expr.ByteorderHton, Len: 4, Size: 4},
+				f.in(refused4),
+				verdict(expr.VerdictDrop, ""),
+			}),
+		})
+	}
+	for _, f := range []family{ipv4, ipv6} {
+		out = append(out, f.vmapRule(drawn4))
+	}
+	return append(out, gotoRule(refuseChain))
+}
+
+// refuseRules tell a TCP client at once and leave a UDP one to its timeout, as an
+// unanswered datagram would. reject in prerouting needs Linux 5.9.
+func refuseRules() []rule {
+	return []rule{
+		{text: "meta l4proto tcp reject with tcp reset", exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
+		}},
+		{text: "drop", exprs: []expr.Any{verdict(expr.VerdictDrop, "")}},
+	}
+}
+
+// statusDNAT is IPS_DST_NAT: the flow's destination is translated.
+const statusDNAT = 1 << 5
+
+// postroutingRules hide the client's address only where the reply would not come
+// back through this node otherwise. Both conditions at the top are needed: the
+// bit says that the flow went through a chain of ours, the status that it was
+// translated there and that no other user of the bit is meant.
+func postroutingRules(mark uint32) []rule {
+	masquerade := &expr.Masq{FullyRandom: true}
+	out := []rule{
+		{
+			text:    fmt.Sprintf("ct mark & 0x%08x == 0x00000000 return", mark),
+			exprs:   append(without(expr.CtKeyMARK, mark), verdict(expr.VerdictReturn, "")),
+			comment: "not a flow of ours",
+		},
+		{
+			text:  "ct status ! dnat return",
+			exprs: append(without(expr.CtKeySTATUS, statusDNAT), verdict(expr.VerdictReturn, "")),
+		},
+	}
+	for _, f := range []family{ipv4, ipv6} {
+		out = append(out, rule{
+			text: fmt.Sprintf("%[1]s saddr . %[1]s daddr @%[2]s masquerade fully-random", f.name, f.set(hairpin4)),
+			exprs: concat(f.only(), []expr.Any{
+				f.load(f.source, address), f.load(f.dest, f.proto), f.in(hairpin4), masquerade,
+			}),
+			comment: "an endpoint that reached itself",
+		})
+	}
+	for _, f := range []family{ipv4, ipv6} {
+		out = append(out, rule{
+			text:    fmt.Sprintf("%s daddr @%s return", f.name, f.set(local4)),
+			exprs:   concat(f.only(), []expr.Any{f.load(f.dest, address), f.in(local4), verdict(expr.VerdictReturn, "")}),
+			comment: "the endpoint runs here: keep the client address",
+		})
+	}
+	return append(out, rule{
+		text:    "masquerade fully-random",
+		exprs:   []expr.Any{masquerade},
+		comment: "the endpoint runs elsewhere: replies must come back here",
+	})
+}
+
+func concat(parts ...[]expr.Any) []expr.Any {
+	var out []expr.Any
+	for _, p := range parts {
+		out = append(out, p...)
+	}
+	return out
+}

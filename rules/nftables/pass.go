@@ -1,0 +1,163 @@
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/portway-dev/portway/rules"
+)
+
+// pass is one attempt to bring the kernel to a State.
+type pass struct {
+	*Programmer
+	ctx        context.Context // of this call of Program
+	state      *rules.State
+	operations int
+	// sweeps are the committed plans that leave something to delete.
+	sweeps []*plan
+	// splits left: how many more batches may be halved to find who spoils them.
+	splits int
+}
+
+// maxSplits bounds the batches a pass sends to isolate Frontends that the kernel
+// refuses: enough for four among 10 000.
+const maxSplits = 64
+
+func (p *pass) run() error {
+	if err := p.connect(); err != nil {
+		return err
+	}
+	if !p.synced {
+		if err := p.adopt(p.ctx); err != nil {
+			return errors.Join(err, p.disconnect()) // answers may still be under way
+		}
+		p.Programmer.state = nil
+	}
+	keys := p.changes()
+	p.Programmer.state = p.state
+	clear(p.pending)
+	p.sweeps, p.splits = nil, maxSplits
+	if len(keys) == 0 && p.kernel.clean() {
+		return nil
+	}
+	if err := p.verify(); err != nil {
+		p.failAll(keys, err)
+		return err
+	}
+	err := p.commitAll(keys)
+	if errors.Is(err, errVanished) {
+		return err
+	}
+	return errors.Join(err, p.tidy())
+}
+
+// window is how many Frontends are compiled ahead of their commit, which bounds
+// the memory of a large change.
+const window = 1024
+
+func (p *pass) commitAll(keys []rules.FrontendKey) error {
+	for len(keys) > 0 {
+		n := min(window, len(keys))
+		if err := p.commit(p.plans(keys[:n])); err != nil {
+			p.failAll(keys[n:], err)
+			return err
+		}
+		keys = keys[n:]
+	}
+	return nil
+}
+
+// changes returns the Frontends to look at: those that differ from the last State,
+// those that State could not have, and after reading the table back all.
+func (p *pass) changes() []rules.FrontendKey {
+	var keys []rules.FrontendKey
+	for _, c := range rules.Changes(p.Programmer.state, p.state) {
+		keys = append(keys, c.Key)
+	}
+	extra := len(keys)
+	for key := range p.pending {
+		keys = append(keys, key)
+	}
+	if p.Programmer.state == nil {
+		for key := range p.kernel.programs {
+			if p.state.Frontend(key) == nil {
+				keys = append(keys, key)
+			}
+		}
+	}
+	if len(keys) > extra {
+		slices.SortFunc(keys, rules.FrontendKey.Compare)
+		keys = slices.Compact(keys)
+	}
+	return keys
+}
+
+// plans compiles and compares. What no kernel could program is left out, and its
+// old rules stay.
+func (p *pass) plans(keys []rules.FrontendKey) []*plan {
+	plans := make([]*plan, 0, len(keys))
+	for _, key := range keys {
+		var now *program
+		was := p.kernel.programs[key]
+		if f := p.state.Frontend(key); f != nil {
+			if err := rules.Validate(key, f); err != nil {
+				p.pending[key] = failure{f.Owner.Gateway, fmt.Errorf("program %w", err)}
+				continue
+			}
+			var previous []rules.Slot
+			if was != nil {
+				previous = was.slots
+			}
+			now = compile(f, previous)
+		}
+		if was != nil || now != nil {
+			plans = append(plans, newPlan(key, was, now))
+		}
+	}
+	return plans
+}
+
+// verify looks whether anybody else changed the ruleset of the namespace since our
+// last commit and, if so, whether our table is still the one we know. Two small
+// requests at most, and only when there is something to send.
+func (p *pass) verify() error {
+	now, err := p.query.generation()
+	if err != nil {
+		return p.broken(err)
+	}
+	if now == p.generation {
+		return nil
+	}
+	handle, exists, err := p.query.handle()
+	if err != nil {
+		return p.broken(err)
+	}
+	if !exists || handle != p.handle {
+		return errVanished
+	}
+	p.generation = now
+	return nil
+}
+
+// broken ends the trust in the model and in the connections.
+func (p *Programmer) broken(err error) error {
+	p.stats.Failures++
+	p.synced = false
+	return errors.Join(err, p.disconnect())
+}
+
+func (p *pass) fail(key rules.FrontendKey, err error) {
+	gateway := ""
+	if f := p.state.Frontend(key); f != nil {
+		gateway = f.Owner.Gateway
+	}
+	p.pending[key] = failure{gateway, fmt.Errorf("program frontend %s: %w", key, err)}
+}
+
+func (p *pass) failAll(keys []rules.FrontendKey, err error) {
+	for _, key := range keys {
+		p.fail(key, err)
+	}
+}

@@ -1,0 +1,228 @@
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/portway-dev/portway/rules"
+)
+
+// Programmer keeps one table in the kernel as a State wants it. It is to be used
+// by one goroutine at a time.
+type Programmer struct {
+	config  Config
+	layout  *layout
+	conn    *conn  // nil after a failure, until it is needed again
+	query   *query // nil likewise
+	stats   Stats
+	encoder encoder
+
+	// kernel is what every acknowledged batch has made of the table. It is true
+	// while synced; a failure ends that and the next pass reads the table back.
+	kernel *kernel
+	synced bool
+	// handle and generation recognise changes by others, see verify.
+	handle     uint64
+	generation uint32
+
+	// state is what the last pass was for; what it did not achieve is in pending.
+	state     *rules.State
+	pending   map[rules.FrontendKey]failure
+	committed map[string]string
+
+	// For tests: fault makes a batch fail before it is sent, or after; limit
+	// replaces what the socket buffers allow.
+	fault func(batch int) (before, after error)
+	limit *cost
+}
+
+// failure is why a Frontend is not as wanted.
+type failure struct {
+	gateway string // empty when its digest is committed all the same
+	err     error
+}
+
+// Stats counts since New. Only Batches grows in normal operation.
+type Stats struct {
+	Batches   int // sent to the kernel
+	Failures  int // of them, those that failed
+	ReadBacks int // passes that had to read the table back: the first, and after failures
+	Vanished  int // times our table was deleted by somebody else
+	Rebuilt   int // times a table was in the way that could not be made ours
+}
+
+// Stats returns the counts so far.
+func (p *Programmer) Stats() Stats { return p.stats }
+
+// New checks that the kernel has everything the rules need, see Probe, and opens
+// the connection. It changes nothing; a table that is already there goes on
+// working and is taken over by the first Program.
+func New(c Config) (*Programmer, error) {
+	if err := c.Validate(); err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	if err := Probe(c); err != nil {
+		return nil, err
+	}
+	p := &Programmer{
+		config: c, layout: newLayout(c), kernel: newKernel(),
+		pending: make(map[rules.FrontendKey]failure), committed: make(map[string]string),
+	}
+	p.encoder.sets = &p.layout.sets
+	if err := p.connect(); err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	return p, nil
+}
+
+func (p *Programmer) connect() error {
+	var err error
+	if p.conn == nil {
+		if p.conn, err = openConn(p.config); err != nil {
+			return err
+		}
+		if p.limit != nil {
+			p.conn.limit = *p.limit
+		}
+	}
+	if p.query == nil {
+		p.query, err = openQuery(p.config)
+	}
+	return err
+}
+
+// disconnect drops connections with who knows what still to be received.
+func (p *Programmer) disconnect() error {
+	var errs []error
+	if p.conn != nil {
+		errs = append(errs, p.conn.CloseLasting())
+		p.conn = nil
+	}
+	if p.query != nil {
+		errs = append(errs, p.query.Close())
+		p.query = nil
+	}
+	return errors.Join(errs...)
+}
+
+// Close closes the connection. The rules stay and go on working.
+func (p *Programmer) Close() error { return p.disconnect() }
+
+// Cleanup removes our table, and nothing else. It succeeds when there is none.
+func (p *Programmer) Cleanup(ctx context.Context) error {
+	if err := p.cleanup(ctx); err != nil {
+		return fmt.Errorf("nftables: remove table inet %s: %w", p.config.Table, err)
+	}
+	p.forget()
+	p.state, p.committed = nil, make(map[string]string)
+	clear(p.pending)
+	return nil
+}
+
+func (p *Programmer) cleanup(ctx context.Context) error {
+	if err := p.connect(); err != nil {
+		return err
+	}
+	if _, exists, err := p.query.handle(); err != nil || !exists {
+		return err
+	}
+	p.conn.DelTable(p.layout.table)
+	return p.flush(ctx, nil)
+}
+
+// forget drops the model of the kernel; the next pass makes a new one.
+func (p *Programmer) forget() {
+	p.synced = false
+	p.kernel = newKernel()
+}
+
+// errVanished says that our table is gone, or is another one of the same name.
+var errVanished = errors.New("the table was deleted by somebody else")
+
+// Program makes the kernel forward what the State says. It is idempotent; where
+// nothing differs, nothing is sent. A State must not change after it was handed
+// over. The cost follows the difference to the last State by pointer.
+//
+// What cannot be programmed keeps its old rules, is named in Results.Errors by its
+// Gateway and in the error, and is tried again by the next Program. The context is
+// looked at between batches; all that was committed until then stays. The maps in
+// the Results are not to be changed: the next call may return the same ones.
+func (p *Programmer) Program(ctx context.Context, state *rules.State) (rules.Results, error) {
+	pass := &pass{Programmer: p, ctx: ctx, state: state}
+	err := pass.run()
+	if errors.Is(err, errVanished) && ctx.Err() == nil {
+		p.stats.Vanished++
+		p.forget()
+		err = pass.run()
+	}
+	results := rules.Results{Operations: pass.operations}
+	results.Errors = p.gatewayErrors(state, err)
+	results.Committed = p.proven(state, results.Errors)
+	if err == nil {
+		err = p.firstFailure()
+	}
+	if err != nil {
+		err = fmt.Errorf("nftables: %w", err)
+	}
+	return results, err
+}
+
+// gatewayErrors tells why Gateways of the State are not committed.
+func (p *Programmer) gatewayErrors(state *rules.State, err error) map[string]error {
+	out := make(map[string]error)
+	if !p.synced && p.state != state {
+		for gateway := range state.Digests() { // nothing could be compared, hence anything may be missing
+			out[gateway] = err
+		}
+		return out
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(p.pending), rules.FrontendKey.Compare) {
+		f := p.pending[key]
+		if f.gateway != "" && out[f.gateway] == nil {
+			out[f.gateway] = f.err
+		}
+	}
+	return out
+}
+
+// proven returns the digest committed of each Gateway. The map is made anew only
+// when it changes, because it may have been handed out.
+func (p *Programmer) proven(state *rules.State, failed map[string]error) map[string]string {
+	count, changed := 0, false
+	for gateway, digest := range state.Digests() {
+		old, known := p.committed[gateway]
+		if failed[gateway] == nil {
+			changed = changed || !known || old != digest
+			count++
+		} else if known {
+			count++
+		}
+	}
+	if !changed && count == len(p.committed) {
+		return p.committed
+	}
+	next := make(map[string]string, count)
+	for gateway, digest := range state.Digests() {
+		if failed[gateway] == nil {
+			next[gateway] = digest
+		} else if old, known := p.committed[gateway]; known {
+			next[gateway] = old
+		}
+	}
+	p.committed = next
+	return next
+}
+
+func (p *Programmer) firstFailure() error {
+	if len(p.pending) == 0 {
+		return nil
+	}
+	key := slices.MinFunc(slices.Collect(maps.Keys(p.pending)), rules.FrontendKey.Compare)
+	if n := len(p.pending) - 1; n > 0 {
+		return fmt.Errorf("%w (and %d more frontends)", p.pending[key].err, n)
+	}
+	return p.pending[key].err
+}

@@ -1,0 +1,459 @@
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/portway-dev/portway/internal/netns"
+	"github.com/portway-dev/portway/rules"
+)
+
+// v0.3.0 loses elements silently beyond a message of 64 KiB (about 630 of these)
+// and answers beyond the default receive buffer.
+func TestEveryElementArrives(t *testing.T) {
+	t.Parallel()
+	for _, slots := range []int{1, 629, 640, 50_000} {
+		t.Run(fmt.Sprint(slots), func(t *testing.T) {
+			t.Parallel()
+			_, c := inNamespace(t)
+			frontends := make(map[rules.FrontendKey]*rules.Frontend)
+			for i := 0; i*benchEndpoints < slots; i++ {
+				frontends[benchKey(i)] = benchFrontend(i, 0, min(benchEndpoints, slots-i*benchEndpoints))
+			}
+			s := stateOf(frontends)
+			mustProgram(t, newProgrammer(t, c), s)
+			if got := count(t, c, slots4); got != slots {
+				t.Errorf("%d slots in the kernel, want %d", got, slots)
+			}
+			if got := count(t, c, listeners4); got != len(frontends) {
+				t.Errorf("%d listeners in the kernel, want %d", got, len(frontends))
+			}
+		})
+	}
+}
+
+func TestTwiceIsNothing(t *testing.T) {
+	_, c := inNamespace(t)
+	p := newProgrammer(t, c)
+	s := newWorld(1).state()
+	mustProgram(t, p, s)
+	before := p.Stats()
+	if n := mustProgram(t, p, s); n != 0 {
+		t.Errorf("second Program: %d operations", n)
+	}
+	equal := newWorld(1).state() // not one pointer the same
+	if n := mustProgram(t, p, equal); n != 0 {
+		t.Errorf("Program of an equal State: %d operations", n)
+	}
+	if diff := cmp.Diff(before, p.Stats()); diff != "" {
+		t.Errorf("stats changed (-before +after):\n%s", diff)
+	}
+	checkKernel(t, c, s)
+}
+
+func TestTouchesOnlyTheDifference(t *testing.T) {
+	_, c := inNamespace(t)
+	p := newProgrammer(t, c)
+	k := key("192.0.2.1 tcp 80")
+	base := benchState(100)
+	with := func(f *rules.Frontend) *rules.State {
+		return base.Apply(map[rules.FrontendKey]*rules.Frontend{k: f}, nil)
+	}
+	replaced := benchFrontend(1, 0, 10)
+	replaced.Backends[0].Endpoints[3] = benchFrontend(1, 21, 1).Backends[0].Endpoints[0]
+	renamed := benchFrontend(1, 0, 10)
+	renamed.Owner.Route = "other/route"
+	mustProgram(t, p, base)
+	for _, step := range []struct {
+		name string
+		f    *rules.Frontend
+		want int
+	}{
+		{"new listener", benchFrontend(1, 0, 10), 1 + 10},
+		{"one endpoint replaced", replaced, 2},
+		{"back", benchFrontend(1, 0, 10), 2},
+		{"route renamed", renamed, 2},
+		{"back", benchFrontend(1, 0, 10), 2},
+		{"one endpoint added", benchFrontend(1, 0, 11), 2 + 1 + 2}, // number 10 is local
+		{"it is removed", benchFrontend(1, 0, 10), 2 + 2 + 1 + 2},  // its slot first leads elsewhere
+		{"nothing left to lead to", benchFrontend(1, 0, 0), 2 + 10},
+		{"listener removed", nil, 1},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			if got := mustProgram(t, p, with(step.f)); got != step.want {
+				t.Errorf("%d operations, want %d", got, step.want)
+			}
+			checkKernel(t, c, with(step.f))
+		})
+	}
+	if s := p.Stats(); s.ReadBacks != 0 || s.Failures != 0 {
+		t.Errorf("a way other than the incremental one was taken: %+v", s)
+	}
+}
+
+func TestRandomStatesEndAsAColdLoad(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			_, c := inNamespace(t)
+			p := newProgrammer(t, c)
+			if seed%2 == 1 { // many small batches
+				p.limit = &cost{bytes: 8000, messages: 50}
+				if err := p.disconnect(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w := newWorld(seed)
+			for range 25 {
+				s := w.state()
+				mustProgram(t, p, s)
+				checkKernel(t, c, s)
+			}
+			if s := p.Stats(); s.ReadBacks != 0 || s.Failures != 0 {
+				t.Errorf("a way other than the incremental one was taken: %+v", s)
+			}
+		})
+	}
+}
+
+// A batch fails: before it is sent, or after the kernel committed it. Whatever
+// the batch, the next Program must mend everything.
+func TestFaultAtAnyBatch(t *testing.T) {
+	t.Parallel()
+	errFault := errors.New("injected")
+	for _, after := range []bool{false, true} {
+		t.Run(fmt.Sprintf("after=%t", after), func(t *testing.T) {
+			t.Parallel()
+			_, c := inNamespace(t)
+			w := newWorld(7)
+			for batch := 0; ; batch++ {
+				p := newProgrammer(t, c)
+				p.limit = &cost{bytes: 8000, messages: 60}
+				if err := p.disconnect(); err != nil {
+					t.Fatal(err)
+				}
+				mustProgram(t, p, w.state())
+				first := p.Stats().Batches
+				p.fault = func(n int) (error, error) {
+					switch {
+					case n != first+batch:
+						return nil, nil
+					case after:
+						return nil, errFault
+					}
+					return errFault, nil
+				}
+				s := w.state()
+				results, err := p.Program(t.Context(), s)
+				if err == nil { // it has no such batch
+					if batch < 5 {
+						t.Errorf("only %d batches", batch)
+					}
+					break
+				}
+				if !errors.Is(err, errFault) {
+					t.Fatalf("batch %d: %v", batch, err)
+				}
+				for gateway := range s.Digests() {
+					if results.Errors[gateway] == nil && results.Committed[gateway] == "" {
+						t.Errorf("batch %d: gateway %s is neither committed nor in error", batch, gateway)
+					}
+				}
+				p.fault = nil
+				mustProgram(t, p, s)
+				checkKernel(t, c, s)
+				if err := p.Cleanup(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// The kernel commits a batch and loses its answers: the error that must never be
+// taken for success, nor for nothing done.
+func TestLostAnswersAreNoticed(t *testing.T) {
+	_, c := inNamespace(t)
+	c.SocketBuffer = minSocketBuffer
+	p := newProgrammer(t, c)
+	p.limit = &cost{bytes: 200_000, messages: 100_000}
+	if err := p.disconnect(); err != nil {
+		t.Fatal(err)
+	}
+	s := benchState(100)
+	if _, err := p.Program(t.Context(), s); !errors.Is(err, unix.ENOBUFS) {
+		t.Fatalf("%v, want ENOBUFS", err)
+	}
+	p.limit = nil
+	mustProgram(t, p, s)
+	checkKernel(t, c, s)
+}
+
+func TestSmallBuffers(t *testing.T) {
+	_, c := inNamespace(t)
+	c.SocketBuffer = minSocketBuffer
+	p := newProgrammer(t, c)
+	s := benchState(2000)
+	mustProgram(t, p, s)
+	checkKernel(t, c, s)
+	if p.Stats().Batches < 10 {
+		t.Errorf("%d batches: the buffers were not small", p.Stats().Batches)
+	}
+	// One Frontend that does not fit into a batch.
+	large := &rules.Frontend{Owner: owner("a/b", "c", "d/e")}
+	for i := range 5 {
+		b := rules.Backend{Ref: fmt.Sprintf("ns/svc-%d", i), Weight: 1}
+		b.Endpoints = benchFrontend(i, 0, 800).Backends[0].Endpoints
+		large.Backends = append(large.Backends, b)
+	}
+	for _, f := range []*rules.Frontend{large, benchFrontend(0, 0, 1), large, nil} {
+		next := s.Apply(map[rules.FrontendKey]*rules.Frontend{key("192.0.2.1 tcp 80"): f}, nil)
+		mustProgram(t, p, next)
+		checkKernel(t, c, next)
+	}
+	if s := p.Stats(); s.Failures != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Nobody needs to be root: the same in a user namespace.
+func TestUserNamespace(t *testing.T) {
+	netns.Require(t)
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^(TestSmallBuffers|TestGolden)$", "-test.count=1")
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "PORTWAY_") {
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	cmd.Env = append(cmd.Env, netns.UserNamespaceEnv+"=1", "CI=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestTableDeletedByAStranger(t *testing.T) {
+	ns, c := inNamespace(t)
+	p := newProgrammer(t, c)
+	base := benchState(20)
+	mustProgram(t, p, base)
+	next := base.Apply(map[rules.FrontendKey]*rules.Frontend{benchKey(3): benchFrontend(3, 5, 2)}, nil)
+
+	nft(t, ns, "delete", "table", "inet", "portway")
+	mustProgram(t, p, next)
+	checkKernel(t, c, next)
+
+	nft(t, ns, "flush", "ruleset")
+	nft(t, ns, "add", "table", "inet", "portway") // the same name, but not our table
+	mustProgram(t, p, base)
+	checkKernel(t, c, base)
+	if s := p.Stats(); s.Vanished != 2 || s.Failures != 0 {
+		t.Errorf("%+v, want 2 vanished", s)
+	}
+
+	nft(t, ns, "add", "table", "ip", "other") // moves the generation, no more
+	mustProgram(t, p, next)
+	if s := p.Stats(); s.Vanished != 2 {
+		t.Errorf("%+v, want 2 vanished", s)
+	}
+}
+
+// A Frontend that the kernel refuses does not keep the others from it, and what is
+// in its way is gone with the next Program.
+func TestRefusedFrontendBlocksNoOther(t *testing.T) {
+	ns, c := inNamespace(t)
+	p := newProgrammer(t, c)
+	mustProgram(t, p, benchState(1))
+	nft(t, ns, "add", "element", "inet", "portway", "listeners4", "{ 203.0.113.0 . tcp . 1050 : goto random-1 }")
+
+	s := benchState(100)
+	results, err := p.Program(t.Context(), s)
+	if !errors.Is(err, unix.EEXIST) || !strings.Contains(err.Error(), "203.0.113.0 tcp 1050") {
+		t.Errorf("error %v, want EEXIST and the frontend", err)
+	}
+	bad := s.Frontend(benchKey(50)).Owner.Gateway
+	if got := slices.Collect(maps.Keys(results.Errors)); !slices.Equal(got, []string{bad}) {
+		t.Errorf("errors for gateways %v, want %s", got, bad)
+	}
+	if got := len(readKernel(t, c).programs); got != 100 {
+		t.Errorf("%d listeners, want 100", got)
+	}
+	mustProgram(t, p, s)
+	checkKernel(t, c, s)
+}
+
+func TestInvalidFrontendKeepsItsOldRules(t *testing.T) {
+	_, c := inNamespace(t)
+	p := newProgrammer(t, c)
+	s := benchState(3)
+	mustProgram(t, p, s)
+	bad := benchFrontend(1, 0, 2)
+	bad.Backends[0].Weight = rules.MaxWeight + 1
+	next := s.Apply(map[rules.FrontendKey]*rules.Frontend{benchKey(1): bad, benchKey(2): nil}, map[string]string{
+		s.Frontend(benchKey(0)).Owner.Gateway: "new", s.Frontend(benchKey(1)).Owner.Gateway: "new",
+	})
+	results, err := p.Program(t.Context(), next)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	good, failed := s.Frontend(benchKey(0)).Owner.Gateway, s.Frontend(benchKey(1)).Owner.Gateway
+	if diff := cmp.Diff(map[string]string{good: "new", failed: "d"}, results.Committed); diff != "" {
+		t.Errorf("committed (-want +got):\n%s", diff)
+	}
+	if results.Errors[failed] == nil || len(results.Errors) != 1 {
+		t.Errorf("errors %v, want one for %s", results.Errors, failed)
+	}
+	checkKernel(t, c, s.Apply(map[rules.FrontendKey]*rules.Frontend{benchKey(2): nil}, nil))
+}
+
+func TestCancelledBetweenBatches(t *testing.T) {
+	_, c := inNamespace(t)
+	p := newProgrammer(t, c)
+	mustProgram(t, p, benchState(1))
+	ctx, cancel := context.WithCancel(t.Context())
+	first := p.Stats().Batches
+	p.fault = func(n int) (error, error) {
+		if n == first {
+			cancel()
+		}
+		return nil, nil
+	}
+	s := benchState(3 * window)
+	if _, err := p.Program(ctx, s); !errors.Is(err, context.Canceled) {
+		t.Fatalf("%v, want that it was cancelled", err)
+	}
+	if got := count(t, c, listeners4); got != window+1 && got != window {
+		t.Errorf("%d listeners after one batch, want about %d", got, window)
+	}
+	mustProgram(t, p, s)
+	if s := p.Stats(); s.ReadBacks != 0 || s.Failures != 0 {
+		t.Errorf("cancelling is no failure: %+v", s)
+	}
+	checkKernel(t, c, s)
+}
+
+func TestAdoptSweepsLeftovers(t *testing.T) {
+	ns, c := inNamespace(t)
+	mustProgram(t, newProgrammer(t, c), newWorld(3).state())
+	for _, command := range []string{
+		"add chain inet portway old-chain",
+		"add rule inet portway old-chain goto refuse",
+		"add map inet portway old-map { type ipv4_addr : verdict; }",
+		"add element inet portway old-map { 192.0.2.9 : goto old-chain }",
+		"add chain inet portway older",
+		"add rule inet portway older ip daddr vmap @old-map",
+		"add element inet portway listeners4 { 192.0.2.77 . tcp . 7 : goto old-chain }",
+		"add element inet portway hairpin4 { 192.0.2.77 . 192.0.2.78 }",
+		"add element inet portway refused4 { 192.0.2.77 . udp . 7 . 5-9 }",
+		"add rule inet portway services drop",
+	} {
+		nft(t, ns, strings.Fields(command)...)
+	}
+	s := newWorld(4).state()
+	mustProgram(t, newProgrammer(t, c), s)
+	checkKernel(t, c, s)
+	rendered, err := Render(stateOf(nil), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// All rules, too, are as in a table made anew.
+	chains := func(text string) string { return strings.SplitN(text, "\n\tchain", 2)[1] }
+	if diff := cmp.Diff(chains(rendered), chains(nft(t, ns, "list", "table", "inet", "portway"))); diff != "" {
+		t.Errorf("(-want +kernel):\n%s", diff)
+	}
+}
+
+// A table of our name that is not ours at all.
+func TestTableInTheWayIsReplaced(t *testing.T) {
+	for _, declaration := range []string{
+		"add map inet portway listeners4 { type ipv4_addr : verdict; }",
+		"add set inet portway slots4 { type ipv4_addr; }",
+		"add chain inet portway prerouting { type filter hook prerouting priority 0; }",
+	} {
+		ns, c := inNamespace(t)
+		nft(t, ns, "add", "table", "inet", "portway")
+		nft(t, ns, strings.Fields(declaration)...)
+		p := newProgrammer(t, c)
+		s := newWorld(5).state()
+		mustProgram(t, p, s)
+		checkKernel(t, c, s)
+		if p.Stats().Rebuilt != 1 {
+			t.Errorf("%s: %+v, want 1 rebuilt", declaration, p.Stats())
+		}
+	}
+}
+
+func TestCleanupLeavesOthersAlone(t *testing.T) {
+	ns, c := inNamespace(t)
+	for _, command := range []string{
+		"add table inet portway-other",
+		"add chain inet portway-other services",
+		"add rule inet portway-other services tcp dport 80 counter accept",
+		"add table ip portway",
+		"add set ip portway s { type ipv4_addr; }",
+		"add element ip portway s { 192.0.2.1 }",
+	} {
+		nft(t, ns, strings.Fields(command)...)
+	}
+	before := nft(t, ns, "list", "ruleset")
+	p := newProgrammer(t, c)
+	if err := p.Cleanup(t.Context()); err != nil {
+		t.Errorf("without a table: %v", err)
+	}
+	mustProgram(t, p, benchState(10))
+	for range 2 {
+		if err := p.Cleanup(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if diff := cmp.Diff(before, nft(t, ns, "list", "ruleset")); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+	mustProgram(t, p, benchState(10))
+	checkKernel(t, c, benchState(10))
+}
+
+func TestProbeSaysWhatIsMissing(t *testing.T) {
+	_, c := inNamespace(t)
+	if err := Probe(c); err != nil {
+		t.Errorf("with all rights: %v", err)
+	}
+	c.NetNS = 0 // its socket is then opened by this very thread
+	got := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends without its rights
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		if err := unix.Capset(&header, &make([]unix.CapUserData, 2)[0]); err != nil {
+			got <- err
+			return
+		}
+		_, err := New(c)
+		got <- err
+	}()
+	if err := <-got; err == nil || !strings.Contains(err.Error(), "CAP_NET_ADMIN") || !errors.Is(err, unix.EPERM) {
+		t.Errorf("without rights: %v", err)
+	}
+}
+
+func TestConfigValidate(t *testing.T) {
+	if err := DefaultConfig().Validate(); err != nil {
+		t.Error(err)
+	}
+	err := Config{Table: "a b", Mark: 3, NetNS: -1}.Validate()
+	for _, want := range []string{"a b", "one bit", "descriptor", "socket buffer"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not tell of %q", err, want)
+		}
+	}
+}
