@@ -1,0 +1,448 @@
+package cluster
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2/ktesting"
+	"k8s.io/utils/clock"
+	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// scanner reads manifests step by step, without a watch.
+type scanner struct {
+	*Manifests
+	store *Store
+	names []string // of the Gateways in the store
+}
+
+func newScanner(t *testing.T, paths ...string) *scanner {
+	t.Helper()
+	store := NewStore()
+	config := DefaultManifestsConfig()
+	config.Paths, config.Clock = paths, clocktesting.NewFakeClock(time.Now())
+	return &scanner{Manifests: newManifests(config, store), store: store}
+}
+
+// step scans once and returns what was told, one line per problem.
+func (s *scanner) step(t *testing.T) []string {
+	t.Helper()
+	out := s.scan(true)
+	if out.err != nil {
+		t.Fatal(out.err)
+	}
+	if u := s.store.Next(); u.Snapshot != nil {
+		s.names = nil
+		for k := range u.Snapshot.Gateways {
+			s.names = append(s.names, k.Name)
+		}
+		slices.Sort(s.names)
+	}
+	var told []string
+	for _, r := range out.reports {
+		for _, p := range r.Problems {
+			told = append(told, p.Error())
+		}
+		if r.Recovered {
+			told = append(told, r.File+" recovered")
+		}
+		if r.PassedOver != "" {
+			told = append(told, r.File+" has "+r.PassedOver)
+		}
+	}
+	return told
+}
+
+func (s *scanner) want(t *testing.T, gateways string, told ...string) {
+	t.Helper()
+	got := s.step(t)
+	if diff := cmp.Diff(told, got); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+	if names := strings.Join(s.names, " "); names != gateways {
+		t.Errorf("gateways %q, want %q", names, gateways)
+	}
+}
+
+func remove(t *testing.T, name string) {
+	t.Helper()
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const emptyPort = "m/a.yaml:10: Gateway default/a: spec.listeners[0].port: Invalid value: 0: must be 1 to 65535"
+
+func TestManifestsBrokenEditKeepsLastGood(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "m/a.yaml", gatewayYAML("a", 80))
+	write(t, "m/b.yaml", gatewayYAML("b", 81)+"---\n"+gatewayYAML("b2", 82))
+	s := newScanner(t, "m")
+	s.want(t, "a b b2")
+	write(t, "m/a.yaml", gatewayYAML("a", 0)+"---\n"+gatewayYAML("new", 80))
+	write(t, "m/b.yaml", gatewayYAML("b", 81))
+	s.want(t, "a b", emptyPort)
+	s.want(t, "a b") // told once
+	write(t, "m/a.yaml", gatewayYAML("a", 80)+"---\n"+gatewayYAML("new", 80))
+	s.want(t, "a b new", "m/a.yaml recovered")
+}
+
+func TestManifestsNeverGood(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "m/a.yaml", gatewayYAML("a", 0))
+	write(t, "m/b.yaml", gatewayYAML("b", 81))
+	s := newScanner(t, "m")
+	s.want(t, "b", emptyPort)
+}
+
+func TestManifestsEmptyFileIsABrokenEdit(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "m/a.yaml", gatewayYAML("a", 80))
+	write(t, "m/none.yaml", "# to come\n")
+	s := newScanner(t, "m")
+	s.want(t, "a")
+	for _, content := range []string{"", "\n  \n", "# nothing\n---\n"} {
+		write(t, "m/a.yaml", content)
+		s.want(t, "a", "m/a.yaml: is empty; delete the file to remove its objects")
+		write(t, "m/a.yaml", gatewayYAML("a", 80))
+		s.want(t, "a", "m/a.yaml recovered")
+	}
+}
+
+func TestManifestsRemovedFile(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "m/a.yaml", gatewayYAML("a", 80))
+	write(t, "m/b.yaml", gatewayYAML("b", 81))
+	s := newScanner(t, "m")
+	s.want(t, "a b")
+	remove(t, "m/a.yaml")
+	s.want(t, "a b") // an editor may be about to write it anew
+	s.want(t, "a b")
+	s.clock.Sleep(DefaultManifestsConfig().Confirm) // steps the fake clock
+	s.want(t, "b")
+	write(t, "m/a.yaml", "") // a new file, with nothing to lose
+	s.want(t, "b")
+}
+
+func TestManifestsReplacedFile(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "m/a.yaml", gatewayYAML("a", 80))
+	s := newScanner(t, "m")
+	s.want(t, "a")
+	remove(t, "m/a.yaml")
+	s.want(t, "a")
+	write(t, "m/a.yaml", gatewayYAML("c", 80))
+	s.want(t, "c")
+}
+
+func TestManifestsDuplicates(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "m/a.yaml", gatewayYAML("a", 80))
+	write(t, "m/b.yaml", gatewayYAML("b", 81))
+	s := newScanner(t, "m")
+	s.want(t, "a b")
+	// a takes what b has: a is the broken edit, although it comes first.
+	write(t, "m/a.yaml", gatewayYAML("a", 80)+"---\n"+gatewayYAML("b", 82)+"---\n"+gatewayYAML("c", 83))
+	s.want(t, "a b", "m/a.yaml:12: Gateway default/b: is also in m/b.yaml:1; remove or rename one of them")
+	// b lets it go: a is good, without having been touched.
+	write(t, "m/b.yaml", gatewayYAML("b2", 81))
+	s.want(t, "a b b2 c", "m/a.yaml recovered")
+	// Both at once: the first in order has it.
+	write(t, "m/a.yaml", gatewayYAML("x", 80))
+	write(t, "m/b.yaml", gatewayYAML("x", 81))
+	s.want(t, "b2 x", "m/b.yaml:1: Gateway default/x: is also in m/a.yaml:1; remove or rename one of them")
+}
+
+func TestManifestsPassOver(t *testing.T) {
+	t.Chdir(t.TempDir())
+	other := "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {anything: [1]}\n---\napiVersion: v1\nkind: ConfigMap\n"
+	write(t, "m/a.yaml", gatewayYAML("a", 80)+other+other)
+	s := newScanner(t, "m")
+	s.want(t, "a", "m/a.yaml has ConfigMap, Deployment")
+	s.want(t, "a")
+}
+
+func TestManifestsDirectories(t *testing.T) {
+	t.Chdir(t.TempDir())
+	// As a mounted ConfigMap is laid out.
+	write(t, "m/..v1/a.yaml", gatewayYAML("a", 80))
+	for link, target := range map[string]string{"m/..data": "..v1", "m/a.yaml": "..data/a.yaml"} {
+		if err := os.Symlink(target, link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, "m/.a.yaml.swp", "junk: [")
+	write(t, "m/.hidden.yaml", "junk: [")
+	write(t, "m/readme.md", "junk: [")
+	write(t, "m/sub/b.yaml", gatewayYAML("sub", 80))
+	write(t, "m/c.json", `{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}}`)
+	write(t, "m/d.yml", gatewayYAML("d", 80))
+	write(t, "single", gatewayYAML("single", 80))
+	s := newScanner(t, "m", "single", "m/d.yml", "./m")
+	s.want(t, "a d single")
+
+	write(t, "m/..v2/a.yaml", gatewayYAML("a2", 80))
+	if err := os.Symlink("..v2", "m/..new"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename("m/..new", "m/..data"); err != nil {
+		t.Fatal(err)
+	}
+	s.want(t, "a2 d single")
+}
+
+func TestManifestsUnreadableDirectoryKeepsAll(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "m/a.yaml", gatewayYAML("a", 80))
+	s := newScanner(t, "m")
+	s.want(t, "a")
+	// A loop of links cannot be looked at, for root neither.
+	if err := os.Rename("m", "old"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("m", "m"); err != nil {
+		t.Fatal(err)
+	}
+	s.want(t, "a", "m: cannot be read: too many levels of symbolic links")
+	s.want(t, "a")
+}
+
+func TestManifestsDefaults(t *testing.T) {
+	objects, err := loadText(t, gatewayYAML("a", 80)+"---\n"+routeHead+oneParent+
+		"  rules:\n  - backendRefs: [{name: s, port: 1}]\n---\n"+serviceHead+"  ports: [{port: 7}]\n---\n"+
+		strings.Replace(gatewayHead, "{name: web}", "{name: b, namespace: edge, generation: 4, creationTimestamp: 2024-01-02T03:04:05Z}", 1)+oneListener+
+		"---\napiVersion: v1\nkind: Namespace\nmetadata: {name: edge, labels: {team: x}}\n---\n"+sliceYAML("s-1", "s", "10.0.0.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := objects.Snapshot
+	a := s.Gateways[key("a")]
+	if a.Generation != 1 || !a.CreationTimestamp.IsZero() {
+		t.Errorf("metadata %+v", a.ObjectMeta)
+	}
+	wantRoutes := &gatewayv1.AllowedRoutes{Namespaces: &gatewayv1.RouteNamespaces{From: ptr.To(gatewayv1.NamespacesFromSame)}}
+	if diff := cmp.Diff(wantRoutes, a.Spec.Listeners[0].AllowedRoutes); diff != "" {
+		t.Errorf("allowedRoutes (-want +got):\n%s", diff)
+	}
+	ref := s.TCPRoutes[key("r")].Spec.Rules[0].BackendRefs[0]
+	if *ref.Weight != 1 || *ref.Kind != "Service" || *ref.Group != "" {
+		t.Errorf("backendRef %+v", ref)
+	}
+	port := s.Services[key("s")].Spec.Ports[0]
+	if port.Protocol != corev1.ProtocolTCP || port.TargetPort.IntVal != 7 {
+		t.Errorf("Service port %+v", port)
+	}
+	if slice := objects.Slices[key("s")][0]; *slice.Ports[0].Protocol != corev1.ProtocolTCP || *slice.Ports[0].Name != "" {
+		t.Errorf("slice port %+v", slice.Ports[0])
+	}
+	wantLabels := map[string]map[string]string{
+		"default": {"kubernetes.io/metadata.name": "default"},
+		"edge":    {"kubernetes.io/metadata.name": "edge", "team": "x"},
+	}
+	labels := map[string]map[string]string{}
+	for name, n := range s.Namespaces {
+		labels[name] = n.Labels
+	}
+	if diff := cmp.Diff(wantLabels, labels); diff != "" {
+		t.Errorf("namespaces (-want +got):\n%s", diff)
+	}
+	for k, g := range s.Gateways {
+		if k.Name == "b" && (g.Generation != 4 || !g.CreationTimestamp.Equal(ptr.To(metav1.Date(2024, 1, 2, 3, 4, 5, 0, time.UTC)))) {
+			t.Errorf("metadata %+v", g.ObjectMeta)
+		}
+	}
+}
+
+func TestManifestsGenerationFollowsEdits(t *testing.T) {
+	t.Chdir(t.TempDir())
+	s := newScanner(t, "a.yaml")
+	for i, step := range []struct {
+		port       int
+		labels     string
+		generation int64
+	}{{80, "", 1}, {81, "", 2}, {81, "\n  labels: {a: b}", 2}, {82, "", 3}} {
+		write(t, "a.yaml", strings.Replace(gatewayYAML("a", step.port), "name: a", "name: a"+step.labels, 1))
+		s.scan(true)
+		if u := s.store.Next(); u.Snapshot == nil || u.Snapshot.Gateways[key("a")].Generation != step.generation {
+			t.Errorf("step %d: %+v", i, u.Snapshot)
+		}
+	}
+}
+
+func TestManifestsEditOfSlicesYieldsNoSnapshot(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "a.yaml", gatewayYAML("a", 80)+"---\n"+sliceYAML("s-1", "s", "10.0.0.1"))
+	s := newScanner(t, "a.yaml")
+	s.want(t, "a")
+	write(t, "a.yaml", "# moved\n"+gatewayYAML("a", 80)+"---\n"+sliceYAML("s-1", "s", "10.0.0.1", "10.0.0.2"))
+	s.scan(true)
+	if u := s.store.Next(); u.Snapshot != nil || len(u.Slices) != 1 {
+		t.Errorf("update %+v", u)
+	}
+}
+
+func TestMissingPath(t *testing.T) {
+	t.Chdir(t.TempDir())
+	const want = "read manifests nowhere: no such file or directory"
+	if _, err := Load([]string{"nowhere"}); err == nil || err.Error() != want {
+		t.Errorf("Load: %v", err)
+	}
+	config := DefaultManifestsConfig()
+	config.Paths = []string{"nowhere"}
+	if _, err := NewManifests(t.Context(), config, NewStore()); err == nil || err.Error() != want {
+		t.Errorf("NewManifests: %v", err)
+	}
+}
+
+// watched runs Manifests on real files and waits for what the store gets.
+type watched struct {
+	store *Store
+	names []string
+}
+
+func watch(t *testing.T, change func(*ManifestsConfig), paths ...string) *watched {
+	t.Helper()
+	_, ctx := ktesting.NewTestContext(t)
+	ctx, cancel := context.WithCancel(ctx)
+	config := DefaultManifestsConfig()
+	config.Paths = paths
+	config.Quiet, config.Confirm = 5*time.Millisecond, 20*time.Millisecond
+	config.Rescan = time.Hour // what is not told by an event is not seen
+	if change != nil {
+		change(&config)
+	}
+	w := &watched{store: NewStore()}
+	m, err := NewManifests(ctx, config, w.store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return w
+}
+
+// sees takes what is new and reports whether the store has these Gateways.
+func (w *watched) sees(gateways string) bool {
+	if u := w.store.Next(); u.Snapshot != nil {
+		w.names = nil
+		for k := range u.Snapshot.Gateways {
+			w.names = append(w.names, k.Name)
+		}
+		slices.Sort(w.names)
+	}
+	return strings.Join(w.names, " ") == gateways
+}
+
+func (w *watched) wait(t *testing.T, gateways string) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for !w.sees(gateways) {
+		select {
+		case <-w.store.Changed():
+		case <-deadline:
+			t.Fatalf("gateways %v, want %s", w.names, gateways)
+		}
+	}
+}
+
+func TestWatchDirectory(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "m/a.yaml", gatewayYAML("a", 80))
+	w := watch(t, nil, "m")
+	w.wait(t, "a")
+	write(t, "m/b.yaml", gatewayYAML("b", 80)) // a new file
+	w.wait(t, "a b")
+	write(t, "m/a.yaml", gatewayYAML("a2", 80)) // an edit in place
+	w.wait(t, "a2 b")
+	write(t, "m/.tmp", gatewayYAML("a3", 80)) // an edit by rename
+	if err := os.Rename("m/.tmp", "m/a.yaml"); err != nil {
+		t.Fatal(err)
+	}
+	w.wait(t, "a3 b")
+	write(t, "m/a.yaml", "") // nothing that counts …
+	write(t, "m/c.yaml", gatewayYAML("c", 80))
+	w.wait(t, "a3 b c") // … and the rest goes on
+	remove(t, "m/b.yaml")
+	w.wait(t, "a3 c")
+	if err := os.Rename("m", "old"); err != nil {
+		t.Fatal(err)
+	}
+	w.wait(t, "")
+	write(t, "m/d.yaml", gatewayYAML("d", 80)) // the directory comes back
+	w.wait(t, "d")
+	write(t, "m/e.yaml", gatewayYAML("e", 80))
+	w.wait(t, "d e")
+}
+
+func TestWatchLinks(t *testing.T) {
+	t.Chdir(t.TempDir())
+	link := func(target, name string) {
+		t.Helper()
+		if err := os.Symlink(target, name+".new"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(name+".new", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, "v1/a.yaml", gatewayYAML("a", 80))
+	write(t, "v2/a.yaml", gatewayYAML("b", 80))
+	write(t, "far/x.yaml", gatewayYAML("x", 80))
+	link("v1", "current")
+	link("far/x.yaml", "file.yaml")
+	w := watch(t, nil, "current", "file.yaml")
+	w.wait(t, "a x")
+	link("v2", "current")
+	w.wait(t, "b x")
+	write(t, "v2/c.yaml", gatewayYAML("c", 80))
+	w.wait(t, "b c x")
+	write(t, "far/x.yaml", gatewayYAML("y", 80))
+	w.wait(t, "b c y")
+}
+
+// TestWatchRescans finds a change that no event told of.
+func TestWatchRescans(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "m/a.yaml", gatewayYAML("a", 80))
+	fake := clocktesting.NewFakeClock(time.Now())
+	w := watch(t, func(c *ManifestsConfig) {
+		c.Clock = &onlyTicks{fake}
+		c.Rescan = 2 * time.Second
+	}, "m")
+	w.wait(t, "a")
+	write(t, filepath.Join("m", "a.yaml"), gatewayYAML("b", 81))
+	deadline := time.After(10 * time.Second)
+	for !w.sees("b") {
+		fake.Step(2 * time.Second)
+		select {
+		case <-w.store.Changed():
+		case <-time.After(time.Millisecond): // the ticker may not be there yet
+		case <-deadline:
+			t.Fatalf("gateways %v, want b", w.names)
+		}
+	}
+}
+
+// onlyTicks is a clock whose timers never fire, its tickers do.
+type onlyTicks struct{ *clocktesting.FakeClock }
+
+func (c *onlyTicks) NewTimer(time.Duration) clock.Timer {
+	return clocktesting.NewFakeClock(time.Now()).NewTimer(time.Hour)
+}

@@ -1,0 +1,172 @@
+package cluster
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/topology"
+)
+
+// Update is what changed in a Store since the previous one was taken.
+type Update struct {
+	// Snapshot is nil when nothing but EndpointSlices changed. The first Update of
+	// a Store always has one. Addresses are left to the caller, see Assign.
+	Snapshot *topology.Snapshot
+	// Slices holds, per Service whose EndpointSlices changed, its complete list
+	// sorted by name; an empty list means that none is left.
+	Slices map[types.NamespacedName][]*discoveryv1.EndpointSlice
+}
+
+// Store holds the API objects a node works from. Whoever feeds it hands the
+// objects over: they must not be mutated afterwards. Safe for concurrent use.
+type Store struct {
+	changed chan struct{}
+
+	mu         sync.Mutex // guards everything below
+	classes    table[string, gatewayv1.GatewayClass, *gatewayv1.GatewayClass]
+	gateways   table[types.NamespacedName, gatewayv1.Gateway, *gatewayv1.Gateway]
+	sets       table[types.NamespacedName, gatewayv1.ListenerSet, *gatewayv1.ListenerSet]
+	tcpRoutes  table[types.NamespacedName, gatewayv1.TCPRoute, *gatewayv1.TCPRoute]
+	udpRoutes  table[types.NamespacedName, gatewayv1.UDPRoute, *gatewayv1.UDPRoute]
+	grants     table[types.NamespacedName, gatewayv1.ReferenceGrant, *gatewayv1.ReferenceGrant]
+	namespaces table[string, corev1.Namespace, *corev1.Namespace]
+	services   table[types.NamespacedName, corev1.Service, *corev1.Service]
+	slices     sliceIndex
+	// stale: the next Update needs a Snapshot.
+	stale bool
+}
+
+// NewStore returns an empty Store.
+func NewStore() *Store {
+	return &Store{changed: make(chan struct{}, 1), slices: newSliceIndex(), stale: true}
+}
+
+// Changed signals that Next has something new; signals coalesce.
+func (s *Store) Changed() <-chan struct{} { return s.changed }
+
+// Put stores an object. An object equal to the stored one, but for
+// resourceVersion and managedFields, changes nothing.
+func (s *Store) Put(object Object) error { return s.Apply([]Object{object}, nil) }
+
+// Delete removes an object; only its type, namespace and name matter.
+func (s *Store) Delete(object Object) error { return s.Apply(nil, []Object{object}) }
+
+// Apply removes and then stores objects as one change: no Update shows half of
+// it. The error names the objects that were refused; the others are applied.
+func (s *Store) Apply(put, remove []Object) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var failed []string
+	changed := false
+	for _, object := range remove {
+		one, err := s.remove(object)
+		changed = changed || one
+		if err != nil {
+			failed = append(failed, err.Error())
+		}
+	}
+	for _, object := range put {
+		one, err := s.put(object)
+		changed = changed || one
+		if err != nil {
+			failed = append(failed, err.Error())
+		}
+	}
+	if changed {
+		select {
+		case s.changed <- struct{}{}:
+		default:
+		}
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("store objects: %s", strings.Join(failed, "; "))
+	}
+	return nil
+}
+
+// Next returns what changed since the previous call.
+func (s *Store) Next() Update {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.changed: // told by what is returned now
+	default:
+	}
+	update := Update{Slices: s.slices.next()}
+	if s.stale {
+		s.stale = false
+		update.Snapshot = &topology.Snapshot{
+			GatewayClasses:  s.classes.share(),
+			Gateways:        s.gateways.share(),
+			ListenerSets:    s.sets.share(),
+			TCPRoutes:       s.tcpRoutes.share(),
+			UDPRoutes:       s.udpRoutes.share(),
+			ReferenceGrants: s.grants.share(),
+			Namespaces:      s.namespaces.share(),
+			Services:        s.services.share(),
+		}
+	}
+	return update
+}
+
+func (s *Store) put(object Object) (changed bool, err error) {
+	key := types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}
+	switch o := object.(type) {
+	case *gatewayv1.GatewayClass:
+		changed = s.classes.set(key.Name, o)
+	case *gatewayv1.Gateway:
+		changed = s.gateways.set(key, o)
+	case *gatewayv1.ListenerSet:
+		changed = s.sets.set(key, o)
+	case *gatewayv1.TCPRoute:
+		changed = s.tcpRoutes.set(key, o)
+	case *gatewayv1.UDPRoute:
+		changed = s.udpRoutes.set(key, o)
+	case *gatewayv1.ReferenceGrant:
+		changed = s.grants.set(key, o)
+	case *corev1.Namespace:
+		changed = s.namespaces.set(key.Name, o)
+	case *corev1.Service:
+		changed = s.services.set(key, o)
+	case *discoveryv1.EndpointSlice:
+		return s.slices.set(o)
+	default:
+		return false, fmt.Errorf("%T %s is not a kind this store holds", object, key)
+	}
+	s.stale = s.stale || changed
+	return changed, nil
+}
+
+func (s *Store) remove(object Object) (changed bool, err error) {
+	key := types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}
+	switch object.(type) {
+	case *gatewayv1.GatewayClass:
+		changed = s.classes.remove(key.Name)
+	case *gatewayv1.Gateway:
+		changed = s.gateways.remove(key)
+	case *gatewayv1.ListenerSet:
+		changed = s.sets.remove(key)
+	case *gatewayv1.TCPRoute:
+		changed = s.tcpRoutes.remove(key)
+	case *gatewayv1.UDPRoute:
+		changed = s.udpRoutes.remove(key)
+	case *gatewayv1.ReferenceGrant:
+		changed = s.grants.remove(key)
+	case *corev1.Namespace:
+		changed = s.namespaces.remove(key.Name)
+	case *corev1.Service:
+		changed = s.services.remove(key)
+	case *discoveryv1.EndpointSlice:
+		return s.slices.remove(key), nil
+	default:
+		return false, fmt.Errorf("%T %s is not a kind this store holds", object, key)
+	}
+	s.stale = s.stale || changed
+	return changed, nil
+}
