@@ -1,0 +1,74 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// hostAddresses returns the addresses of this host at which others can reach it:
+// those of its interfaces with global scope, IPv4 first, sorted.
+func hostAddresses() ([]netip.Addr, error) {
+	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	dummies := clusterIPLinks()
+	var found []netip.Addr
+	for _, a := range list {
+		if addr, ok := usableAddress(a); ok && !dummies[a.LinkIndex] {
+			found = append(found, addr)
+		}
+	}
+	return sortAddresses(found), nil
+}
+
+// clusterIPLinks are interfaces that hold the addresses of Services and not of
+// the host: kube-proxy in IPVS mode binds all of them to one.
+func clusterIPLinks() map[int]bool {
+	link, err := netlink.LinkByName("kube-ipvs0")
+	if err != nil {
+		return nil // no such link
+	}
+	return map[int]bool{link.Attrs().Index: true}
+}
+
+func usableAddress(a netlink.Addr) (netip.Addr, bool) {
+	if a.IPNet == nil || a.Scope != unix.RT_SCOPE_UNIVERSE {
+		return netip.Addr{}, false
+	}
+	addr, ok := netip.AddrFromSlice(a.IP)
+	addr = addr.Unmap()
+	if !ok || !addr.IsGlobalUnicast() { // not loopback, link-local, multicast, unspecified
+		return netip.Addr{}, false
+	}
+	// Addresses that are not settled, and those that an IPv6 host changes every
+	// day (RFC 8981); for IPv4 the same bit says "secondary", which is fine.
+	unsettled := unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED | unix.IFA_F_DEPRECATED
+	if addr.Is6() {
+		unsettled |= unix.IFA_F_TEMPORARY
+	}
+	return addr, a.Flags&unsettled == 0
+}
+
+// sortAddresses puts IPv4 first, each family in order, and drops duplicates.
+func sortAddresses(addresses []netip.Addr) []netip.Addr {
+	slices.SortFunc(addresses, netip.Addr.Compare) // compares lengths first
+	return slices.Compact(addresses)
+}
+
+// ParseAddresses reads node addresses as given by flags.
+func ParseAddresses(texts []string) ([]netip.Addr, error) {
+	addresses := make([]netip.Addr, 0, len(texts))
+	for _, text := range texts {
+		addr, err := netip.ParseAddr(text)
+		if err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() {
+			return nil, fmt.Errorf("node address %q: must be an address of this node, such as 192.0.2.1 or 2001:db8::1", text)
+		}
+		addresses = append(addresses, addr.Unmap())
+	}
+	return sortAddresses(addresses), nil
+}

@@ -1,0 +1,163 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"k8s.io/klog/v2"
+
+	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/rules"
+	"github.com/portway-dev/portway/topology"
+)
+
+// programmer makes the kernel forward what a State says. Program is idempotent,
+// keeps the old rules where it fails and says per Gateway what is committed.
+type programmer interface {
+	Program(ctx context.Context, state *rules.State) (rules.Results, error)
+	Cleanup(ctx context.Context) error
+}
+
+// source is where API objects come from.
+type source interface {
+	Changed() <-chan struct{}
+	Next() cluster.Update
+}
+
+// agent is one node's loop. Not safe for concurrent use.
+type agent struct {
+	node       string
+	config     topology.Config
+	source     source
+	programmer programmer
+	addresses  func() ([]netip.Addr, error)
+	statuses   *statusWriter // nil when nobody wants them
+
+	snapshot  topology.Snapshot
+	current   []netip.Addr // the node's addresses
+	undecided bool         // one of them changed since the graph was built
+	graph     *topology.Graph
+	forwarder *topology.Forwarder
+	state     *rules.State // the last valid one
+	warnings  []string     // those already logged
+	unserved  []string     // likewise
+}
+
+func newAgent(node string, config topology.Config, from source, to programmer, addresses func() ([]netip.Addr, error)) *agent {
+	return &agent{
+		node: node, config: config, source: from, programmer: to, addresses: addresses,
+		graph:     &topology.Graph{},
+		forwarder: topology.NewForwarder(topology.Node{Name: node}),
+	}
+}
+
+// pass brings the kernel up to date once.
+func (a *agent) pass(ctx context.Context, full bool) error {
+	update := a.source.Next()
+	for service, list := range update.Slices {
+		a.forwarder.SetEndpointSlices(service, list)
+	}
+	if update.Snapshot != nil {
+		a.snapshot, a.undecided = *update.Snapshot, true
+	}
+	if full {
+		if err := a.followAddresses(ctx); err != nil {
+			return err
+		}
+	}
+	if a.undecided {
+		a.decide(ctx)
+	}
+	state := a.forwarder.State()
+	if err := validate(a.state, state); err != nil {
+		return fmt.Errorf("decision cannot be programmed: %w", err)
+	}
+	a.state = state
+	results, err := a.programmer.Program(ctx, state)
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err() // stopped in the middle: nothing to report
+	}
+	// Everything below is told after the kernel is up to date.
+	a.publish(results, err)
+	a.logWarnings(ctx)
+	klog.FromContext(ctx).V(2).Info("Programmed", "frontends", state.Len(), "operations", results.Operations, "full", full)
+	return programError(results, err)
+}
+
+// followAddresses takes over the node's addresses. An agent that cannot read them
+// goes on with those it knows, unless it knows none yet.
+func (a *agent) followAddresses(ctx context.Context) error {
+	now, err := a.addresses()
+	switch {
+	case err != nil && a.current == nil:
+		return fmt.Errorf("find the node's addresses: %w", err)
+	case err != nil:
+		klog.FromContext(ctx).Error(err, "Could not read the node's addresses, keeping those known")
+		return nil
+	case a.current != nil && slices.Equal(now, a.current):
+		return nil
+	}
+	klog.FromContext(ctx).Info("Serving at the node's addresses", "addresses", fmt.Sprint(now))
+	a.current, a.undecided = append([]netip.Addr{}, now...), true
+	a.forwarder.SetNode(topology.Node{Name: a.node, Addresses: a.current})
+	return nil
+}
+
+// decide builds the Graph anew.
+func (a *agent) decide(ctx context.Context) {
+	a.undecided = false
+	a.snapshot.Addresses = cluster.Assign(a.snapshot.Gateways, a.current)
+	a.graph = topology.Build(a.snapshot, a.config)
+	a.forwarder.SetGraph(a.graph)
+	unserved := cluster.Unserved(&a.snapshot)
+	logNew(ctx, "Not served", a.unserved, unserved)
+	a.unserved = unserved
+}
+
+func (a *agent) logWarnings(ctx context.Context) {
+	warnings := a.forwarder.Warnings()
+	logNew(ctx, "Endpoint left out", a.warnings, warnings)
+	a.warnings = warnings
+}
+
+// logNew logs the lines that are not among the old ones.
+func logNew(ctx context.Context, message string, old, lines []string) {
+	if slices.Equal(old, lines) {
+		return
+	}
+	known := make(map[string]bool, len(old))
+	for _, line := range old {
+		known[line] = true
+	}
+	for _, line := range lines {
+		if !known[line] {
+			klog.FromContext(ctx).Info(message, "reason", line)
+		}
+	}
+}
+
+// publish hands what this node has proven to whoever wants statuses.
+func (a *agent) publish(results rules.Results, err error) {
+	if a.statuses != nil {
+		a.statuses.offer(view{
+			snapshot: a.snapshot,
+			graph:    a.graph,
+			report:   report(a.node, a.graph, results, err),
+		})
+	}
+}
+
+// validate checks the Frontends that are new since the last valid State, so that
+// a mistake of ours never reaches the kernel.
+func validate(old, state *rules.State) error {
+	var errs []error
+	for _, change := range rules.Changes(old, state) {
+		if change.New != nil {
+			errs = append(errs, rules.Validate(change.Key, change.New))
+		}
+	}
+	return errors.Join(errs...)
+}

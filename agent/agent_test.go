@@ -1,0 +1,268 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2/ktesting"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/rules"
+	"github.com/portway-dev/portway/topology"
+)
+
+// fakeProgrammer commits everything, unless it is told to fail.
+type fakeProgrammer struct {
+	states    []*rules.State
+	committed map[string]string
+	err       error
+	errs      map[string]error
+	cleaned   bool
+	closed    bool
+	// programmed gets every State, if set.
+	programmed chan *rules.State
+}
+
+func (p *fakeProgrammer) Program(_ context.Context, state *rules.State) (rules.Results, error) {
+	p.states = append(p.states, state)
+	if p.programmed != nil {
+		p.programmed <- state
+	}
+	if p.err != nil {
+		return rules.Results{Committed: p.committed, Errors: p.errs}, p.err
+	}
+	next := map[string]string{}
+	for gateway, digest := range state.Digests() {
+		if p.errs[gateway] == nil {
+			next[gateway] = digest
+		}
+	}
+	p.committed = next
+	return rules.Results{Committed: next, Errors: p.errs, Operations: 1}, nil
+}
+
+func (p *fakeProgrammer) Cleanup(context.Context) error { p.cleaned = true; return nil }
+func (p *fakeProgrammer) Close() error                  { p.closed = true; return nil }
+
+func (p *fakeProgrammer) last() *rules.State { return p.states[len(p.states)-1] }
+
+var guide = []string{"../examples/tcp-routing.yaml", "../examples/tcp-routing-backends.yaml"}
+
+func guideStore(t *testing.T) *cluster.Store {
+	t.Helper()
+	store := cluster.NewStore()
+	config := cluster.DefaultManifestsConfig()
+	config.Paths = guide
+	if _, err := cluster.NewManifests(t.Context(), config, store); err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+var (
+	nodeIP  = netip.MustParseAddr("192.0.2.1")
+	otherIP = netip.MustParseAddr("192.0.2.2")
+	fooKey  = rules.FrontendKey{Addr: nodeIP, Protocol: rules.TCP, Port: 8080}
+	barKey  = rules.FrontendKey{Addr: nodeIP, Protocol: rules.TCP, Port: 8090}
+)
+
+// bench is an agent with the guide's objects.
+type bench struct {
+	*agent
+	store     *cluster.Store
+	kernel    *fakeProgrammer
+	addresses []netip.Addr
+	clock     *clocktesting.FakeClock
+	out       strings.Builder
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	b := &bench{
+		store: guideStore(t), kernel: &fakeProgrammer{}, addresses: []netip.Addr{nodeIP},
+		clock: clocktesting.NewFakeClock(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)),
+	}
+	b.agent = newAgent("demo-node", topology.DefaultConfig(), b.store, b.kernel,
+		func() ([]netip.Addr, error) { return b.addresses, nil })
+	b.statuses = newStatusWriter("", &b.out, true, b.clock)
+	return b
+}
+
+func (b *bench) must(t *testing.T, full bool) {
+	t.Helper()
+	_, ctx := ktesting.NewTestContext(t)
+	if err := b.pass(ctx, full); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// status returns what was printed since the last call.
+func (b *bench) status(t *testing.T) string {
+	t.Helper()
+	if err := b.statuses.update(); err != nil {
+		t.Fatal(err)
+	}
+	defer b.out.Reset()
+	return b.out.String()
+}
+
+func endpoints(f *rules.Frontend) []string {
+	var out []string
+	for _, b := range f.Backends {
+		for _, e := range b.Endpoints {
+			out = append(out, e.Addr.String())
+		}
+	}
+	return out
+}
+
+func TestPassProgramsTheGuide(t *testing.T) {
+	b := newBench(t)
+	b.must(t, true)
+	if got, want := b.kernel.last().Keys(), []rules.FrontendKey{fooKey, barKey}; !slices.Equal(got, want) {
+		t.Errorf("frontends %v, want %v", got, want)
+	}
+	if got, want := endpoints(b.kernel.last().Frontend(fooKey)), []string{"10.244.1.10:6000", "10.244.1.11:6000"}; !slices.Equal(got, want) {
+		t.Errorf("endpoints %v, want %v", got, want)
+	}
+	status := b.status(t)
+	for _, want := range []string{"kind: Gateway\n", "value: 192.0.2.1", "reason: Programmed", `lastTransitionTime: "2026-01-01T00:00:00Z"`} {
+		if !strings.Contains(status, want) {
+			t.Errorf("status lacks %q:\n%s", want, status)
+		}
+	}
+	b.must(t, true)
+	if again := b.status(t); again != "" {
+		t.Errorf("statuses printed again although nothing changed:\n%s", again)
+	}
+}
+
+func TestPassSliceChangeDoesNotBuild(t *testing.T) {
+	b := newBench(t)
+	b.must(t, true)
+	b.status(t)
+	graph, before := b.graph, b.kernel.last()
+
+	slice := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4}
+	slice.Namespace, slice.Name = "default", "my-bar-service-2"
+	slice.Labels = map[string]string{discoveryv1.LabelServiceName: "my-bar-service"}
+	name, port := "", int32(6000)
+	slice.Ports = []discoveryv1.EndpointPort{{Name: &name, Port: &port}}
+	slice.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"10.244.1.99"}}}
+	if err := b.store.Put(slice); err != nil {
+		t.Fatal(err)
+	}
+	b.must(t, false)
+	after := b.kernel.last()
+	if b.graph != graph {
+		t.Error("a change of endpoints built a new graph")
+	}
+	if after.Frontend(fooKey) != before.Frontend(fooKey) {
+		t.Error("the frontend of another Service was renewed")
+	}
+	if got, want := endpoints(after.Frontend(barKey)), []string{"10.244.1.20:6000", "10.244.1.99:6000"}; !slices.Equal(got, want) {
+		t.Errorf("endpoints %v, want %v", got, want)
+	}
+	if status := b.status(t); status != "" {
+		t.Errorf("endpoints changed a status:\n%s", status)
+	}
+}
+
+func TestPassReportsProgramErrors(t *testing.T) {
+	b := newBench(t)
+	b.kernel.err = errors.New("no buffer space available")
+	_, ctx := ktesting.NewTestContext(t)
+	const want = "program the kernel: no buffer space available"
+	if err := b.pass(ctx, true); err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	if status := b.status(t); !strings.Contains(status, "waiting for demo-node (last error: no buffer space") {
+		t.Errorf("status does not tell:\n%s", status)
+	}
+	b.clock.Step(time.Minute)
+	b.kernel.err = nil
+	b.must(t, true)
+	status := b.status(t)
+	if !strings.Contains(status, "reason: Programmed") || !strings.Contains(status, `lastTransitionTime: "2026-01-01T00:01:00Z"`) ||
+		!strings.Contains(status, `lastTransitionTime: "2026-01-01T00:00:00Z"`) {
+		t.Errorf("status after recovery:\n%s", status)
+	}
+}
+
+func TestPassReportsErrorsOfOneGateway(t *testing.T) {
+	b := newBench(t)
+	b.kernel.errs = map[string]error{"default/my-tcp-gateway": errors.New("too long")}
+	_, ctx := ktesting.NewTestContext(t)
+	const want = "program Gateway default/my-tcp-gateway: too long"
+	if err := b.pass(ctx, true); err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+}
+
+func TestPassFollowsAddressesWhenFull(t *testing.T) {
+	b := newBench(t)
+	b.must(t, true)
+	b.addresses = []netip.Addr{otherIP}
+	b.must(t, false)
+	if b.kernel.last().Frontend(fooKey) == nil {
+		t.Error("a pass that is not full followed the addresses")
+	}
+	b.must(t, true)
+	if state := b.kernel.last(); state.Len() != 2 || state.Frontend(fooKey) != nil {
+		t.Errorf("frontends %v", state.Keys())
+	}
+	if status := b.status(t); !strings.Contains(status, "value: 192.0.2.2") {
+		t.Errorf("status:\n%s", status)
+	}
+}
+
+func TestPassWithoutAddresses(t *testing.T) {
+	b := newBench(t)
+	b.agent.addresses = func() ([]netip.Addr, error) { return nil, errors.New("netlink is busy") }
+	_, ctx := ktesting.NewTestContext(t)
+	if err := b.pass(ctx, true); err == nil || len(b.kernel.states) != 0 {
+		t.Errorf("programmed without knowing the addresses: %v", err)
+	}
+	// The update that the failed pass took must not be lost.
+	b.agent.addresses = func() ([]netip.Addr, error) { return b.addresses, nil }
+	b.must(t, true)
+	if b.kernel.last().Len() != 2 {
+		t.Error("the first update was lost")
+	}
+	b.agent.addresses = func() ([]netip.Addr, error) { return nil, errors.New("netlink is busy") }
+	b.must(t, true) // goes on with those it knows
+	if b.kernel.last().Len() != 2 {
+		t.Error("known addresses were dropped")
+	}
+}
+
+func TestPassRefusesInvalidStates(t *testing.T) {
+	b := newBench(t)
+	b.addresses = []netip.Addr{netip.MustParseAddr("::ffff:192.0.2.1")}
+	_, ctx := ktesting.NewTestContext(t)
+	if err := b.pass(ctx, true); err == nil || !strings.Contains(err.Error(), "one plain IPv4 or IPv6 address") {
+		t.Errorf("error %v", err)
+	}
+	if len(b.kernel.states) != 0 {
+		t.Error("an invalid state was programmed")
+	}
+}
+
+func TestReportCountsOnlyOwnGateways(t *testing.T) {
+	web, other := types.NamespacedName{Namespace: "a", Name: "web"}, types.NamespacedName{Namespace: "a", Name: "other"}
+	graph := &topology.Graph{Gateways: map[types.NamespacedName]*topology.Gateway{
+		web: {Digest: "1:new"}, other: {Digest: "1:same"},
+	}}
+	got := report("n", graph, rules.Results{Committed: map[string]string{"a/web": "1:old", "a/other": "1:same", "a/gone": "1:x"}}, errors.New("no"))
+	if len(got.Committed) != 2 || got.Committed[web] != "1:old" || len(got.Errors) != 1 || got.Errors[web] != "no" {
+		t.Errorf("report %+v", got)
+	}
+}

@@ -1,0 +1,54 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/portway-dev/portway/rules"
+	"github.com/portway-dev/portway/topology"
+)
+
+// report turns what the backend achieved into what the decision wants to know.
+// An error of the whole backend counts for every Gateway whose present digest
+// is not committed.
+func report(node string, graph *topology.Graph, results rules.Results, failure error) topology.NodeReport {
+	r := topology.NodeReport{
+		Node:      node,
+		Committed: make(map[types.NamespacedName]string, len(results.Committed)),
+		Errors:    map[types.NamespacedName]string{},
+	}
+	for key, gateway := range graph.Gateways {
+		committed, ok := results.Committed[key.String()]
+		if ok {
+			r.Committed[key] = committed
+		}
+		switch err := results.Errors[key.String()]; {
+		case err != nil:
+			r.Errors[key] = err.Error()
+		case failure != nil && committed != gateway.Digest:
+			r.Errors[key] = failure.Error()
+		}
+	}
+	return r
+}
+
+// programError is why a pass has to be tried again, naming the Gateways.
+func programError(results rules.Results, failure error) error {
+	if failure != nil {
+		return fmt.Errorf("program the kernel: %w", failure)
+	}
+	errs := make([]error, 0, len(results.Errors))
+	for _, gateway := range slices.Sorted(maps.Keys(results.Errors)) {
+		errs = append(errs, fmt.Errorf("program Gateway %s: %w", gateway, results.Errors[gateway]))
+	}
+	return errors.Join(errs...)
+}
+
+// sameReport reports whether two reports say the same.
+func sameReport(a, b topology.NodeReport) bool {
+	return a.Node == b.Node && maps.Equal(a.Committed, b.Committed) && maps.Equal(a.Errors, b.Errors)
+}

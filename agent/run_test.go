@@ -1,0 +1,249 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+	"k8s.io/klog/v2/ktesting"
+	"k8s.io/utils/clock"
+
+	"github.com/portway-dev/portway/internal/syncloop"
+	"github.com/portway-dev/portway/rules"
+	"github.com/portway-dev/portway/topology"
+)
+
+// buffer is a stream that may be read while it is written.
+type buffer struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// eventually polls until a condition holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("timed out: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+type started struct {
+	kernel  *fakeProgrammer
+	sysctls *fakeSysctls
+	out     *buffer
+	print   chan os.Signal
+	env     environment
+}
+
+func testEnvironment() *started {
+	s := &started{
+		kernel:  &fakeProgrammer{programmed: make(chan *rules.State, 100)},
+		sysctls: &fakeSysctls{values: map[string]string{"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0"}},
+		out:     &buffer{},
+		print:   make(chan os.Signal, 1),
+	}
+	s.env = environment{
+		out: s.out, sysctls: s.sysctls, printStatus: s.print, loop: syncloop.DefaultConfig(), clock: clock.RealClock{},
+		addresses: func() ([]netip.Addr, error) { return []netip.Addr{nodeIP}, nil },
+		open:      func(string, uint32) (backend, error) { return s.kernel, nil },
+	}
+	return s
+}
+
+func options(manifests ...string) Options {
+	o := DefaultOptions()
+	o.NodeName = "demo-node"
+	o.Manifests = manifests
+	return o
+}
+
+func TestRunFromFileToKernelAndStatus(t *testing.T) {
+	_, ctx := ktesting.NewTestContext(t)
+	ctx, cancel := context.WithCancel(ctx)
+	dir := t.TempDir()
+	routes, err := os.ReadFile("../examples/tcp-routing.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "routes.yaml")
+	save := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	save(string(routes))
+	o := options(file, "../examples/tcp-routing-backends.yaml")
+	o.StatusOut = filepath.Join(t.TempDir(), "status.yaml")
+	s := testEnvironment()
+	done := make(chan error, 1)
+	go func() { done <- run(ctx, o, s.env) }()
+
+	if state := <-s.kernel.programmed; state.Len() != 2 {
+		t.Errorf("first state has %v: something was programmed before everything was read", state.Keys())
+	}
+	status := func() string {
+		text, _ := os.ReadFile(o.StatusOut) // not there yet is empty
+		return string(text)
+	}
+	eventually(t, "status file", func() bool { return strings.Contains(status(), "reason: Programmed") })
+
+	save(strings.ReplaceAll(string(routes), "port: 8090", "port: 8091"))
+	eventually(t, "edit in the kernel", func() bool {
+		state := <-s.kernel.programmed
+		return state.Frontend(rules.FrontendKey{Addr: nodeIP, Protocol: rules.TCP, Port: 8091}) != nil
+	})
+	s.print <- syscall.SIGUSR1
+	eventually(t, "status on request", func() bool { return strings.Contains(s.out.String(), "name: my-tcp-gateway") })
+
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if s.kernel.cleaned || !s.kernel.closed {
+		t.Errorf("stopping: cleaned %v, closed %v", s.kernel.cleaned, s.kernel.closed)
+	}
+	if s.sysctls.values["net/ipv4/ip_forward"] != "0" {
+		t.Error("a sysctl was set without being asked to")
+	}
+	if !strings.Contains(status(), "observedGeneration: 2") {
+		t.Errorf("status of the edit:\n%s", status())
+	}
+	if temp, err := filepath.Glob(filepath.Join(filepath.Dir(o.StatusOut), ".*")); err != nil || len(temp) > 0 {
+		t.Errorf("left behind: %v %v", temp, err)
+	}
+}
+
+func TestRunFailsAtTheStart(t *testing.T) {
+	tests := map[string]struct {
+		change func(*Options, *started)
+		want   string
+	}{
+		"no such path": {
+			func(o *Options, _ *started) { o.Manifests = []string{"nowhere.yaml"} },
+			"read manifests nowhere.yaml: no such file or directory",
+		},
+		"no rights": {
+			func(_ *Options, s *started) {
+				s.env.open = func(string, uint32) (backend, error) { return nil, errors.New("nftables: not permitted") }
+			},
+			"nftables: not permitted",
+		},
+		"sysctl": {
+			func(o *Options, s *started) { o.SetSysctls, s.sysctls.readonly = true, true },
+			"set net.ipv4.ip_forward=1: permission denied; run as root, or set it yourself and leave --set-sysctls out",
+		},
+		"addresses": {
+			func(_ *Options, s *started) {
+				s.env.addresses = func() ([]netip.Addr, error) { return nil, errors.New("list addresses: no") }
+			},
+			"find the node's addresses: list addresses: no",
+		},
+		"options": {
+			func(o *Options, _ *started) { o.NodeAddresses = []string{"here"} },
+			`--node-address: node address "here": must be an address of this node, such as 192.0.2.1 or 2001:db8::1`,
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, ctx := ktesting.NewTestContext(t)
+			o, s := options(guide...), testEnvironment()
+			test.change(&o, s)
+			if err := run(ctx, o, s.env); err == nil || err.Error() != test.want {
+				t.Errorf("error %v, want %s", err, test.want)
+			}
+			if len(s.kernel.states) > 0 || s.sysctls.values["net/ipv4/ip_forward"] != "0" {
+				t.Error("half of it was done")
+			}
+		})
+	}
+}
+
+func TestRunCleanup(t *testing.T) {
+	_, ctx := ktesting.NewTestContext(t)
+	o, s := options(), testEnvironment()
+	o.Cleanup = true
+	if err := run(ctx, o, s.env); err != nil {
+		t.Fatal(err)
+	}
+	if !s.kernel.cleaned || !s.kernel.closed || len(s.kernel.states) > 0 {
+		t.Errorf("kernel %+v", s.kernel)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	tests := map[string]struct{ args, want string }{
+		"none":          {"", "--manifests is missing: name the files or directories with the API objects"},
+		"good":          {"--manifests a --manifests b,c --node-name n --ct-mark 0x2000 --node-ports 22,80-90", ""},
+		"iptables":      {"--manifests a --backend iptables", "--backend iptables is not built yet, see docs/; use --backend nftables"},
+		"other backend": {"--manifests a --backend ebpf", `--backend "ebpf": must be auto or nftables`},
+		"two bits":      {"--manifests a --ct-mark 0x3", "--ct-mark 0x3: must be exactly one bit, such as 0x1000"},
+		"no mark":       {"--manifests a --ct-mark red", `invalid argument "red" for "--ct-mark" flag: "red": must be a number of 32 bits, such as 0x1000`},
+		"ports":         {"--manifests a --node-ports 90-80", `invalid argument "90-80" for "--node-ports" flag: "90-80": must be a port or a range such as 2379-2380`},
+		"status among manifests": {
+			"--manifests d --status-out d/status.yaml",
+			"--status-out d/status.yaml lies in --manifests d and would be read as a manifest: put it elsewhere",
+		},
+		"cleanup needs no manifests": {"--cleanup", ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			o := DefaultOptions()
+			o.NodeName = "n"
+			fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+			o.AddFlags(fs)
+			err := fs.Parse(strings.Fields(test.args))
+			if err == nil {
+				err = o.Validate()
+			}
+			if (err == nil) != (test.want == "") || err != nil && err.Error() != test.want {
+				t.Errorf("error %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestOptionValues(t *testing.T) {
+	o := DefaultOptions()
+	if got := o.NodePorts.String(); got != "22,2379-2380,6443,9617,10250-10259" {
+		t.Errorf("node ports %s", got)
+	}
+	if err := o.NodePorts.Set(" 22, 80-90"); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(portRanges{{First: 22, Last: 22}, {First: 80, Last: 90}}, o.NodePorts); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if err := o.NodePorts.Set(""); err != nil || len(o.NodePorts) != 0 {
+		t.Errorf("no ports: %v %v", o.NodePorts, err)
+	}
+	if diff := cmp.Diff(topology.DefaultConfig().NodePorts, []topology.PortRange(DefaultOptions().NodePorts)); diff != "" {
+		t.Errorf("defaults were changed:\n%s", diff)
+	}
+}

@@ -1,0 +1,164 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/topology"
+)
+
+// view is what statuses are made from.
+type view struct {
+	snapshot topology.Snapshot
+	graph    *topology.Graph
+	report   topology.NodeReport
+}
+
+// statusWriter writes the statuses to a file and a stream. It works beside the
+// loop: formatting thousands of statuses must not hold up an endpoint change.
+type statusWriter struct {
+	file  string    // empty: none
+	out   io.Writer // statuses printed on request, and on change if echo is set
+	echo  bool
+	clock clock.PassiveClock
+
+	requested chan struct{} // somebody wants them printed
+	fresh     chan struct{} // latest changed
+
+	mu     sync.Mutex // guards latest
+	latest *view
+
+	// Of the goroutine that runs.
+	transitions cluster.Transitions
+	seen        *view  // the view that text was made from
+	text        []byte // as last made
+	written     []byte // as in the file
+}
+
+func newStatusWriter(file string, out io.Writer, echo bool, c clock.PassiveClock) *statusWriter {
+	w := &statusWriter{
+		file: file, out: out, echo: echo, clock: c,
+		requested: make(chan struct{}, 1),
+		fresh:     make(chan struct{}, 1),
+	}
+	if file != "" {
+		// A restart does not move lastTransitionTime. Without a file, or with
+		// another's, the times begin now.
+		if old, err := os.ReadFile(file); err == nil {
+			w.transitions.Restore(old)
+		}
+	}
+	return w
+}
+
+// offer hands over the latest view; one that says nothing new is dropped.
+func (w *statusWriter) offer(v view) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.latest != nil && w.latest.graph == v.graph && sameReport(w.latest.report, v.report) {
+		return
+	}
+	w.latest = &v
+	signal(w.fresh)
+}
+
+// request asks for the statuses to be printed.
+func (w *statusWriter) request() { signal(w.requested) }
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// run writes until ctx ends, the last view included.
+func (w *statusWriter) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			w.log(ctx, w.update())
+			return
+		case <-w.fresh:
+			w.log(ctx, w.update())
+		case <-w.requested:
+			w.log(ctx, w.update())
+			if _, err := w.out.Write(w.text); err != nil {
+				w.log(ctx, fmt.Errorf("print statuses: %w", err))
+			}
+		}
+	}
+}
+
+func (w *statusWriter) log(ctx context.Context, err error) {
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Could not write statuses")
+	}
+}
+
+// update makes the text of the latest view and writes it where it is new.
+func (w *statusWriter) update() error {
+	w.mu.Lock()
+	latest := w.latest
+	w.mu.Unlock()
+	if latest == nil {
+		return nil
+	}
+	changed := false
+	if latest != w.seen {
+		text, err := w.format(latest)
+		if err != nil {
+			return err
+		}
+		changed = !bytes.Equal(text, w.text)
+		w.seen, w.text = latest, text
+	}
+	var errs []error
+	if changed && w.echo {
+		if _, err := w.out.Write(w.text); err != nil {
+			errs = append(errs, fmt.Errorf("print statuses: %w", err))
+		}
+	}
+	if w.file != "" && (w.written == nil || !bytes.Equal(w.text, w.written)) {
+		if err := replaceFile(w.file, w.text); err != nil {
+			errs = append(errs, fmt.Errorf("write statuses: %w", err))
+		} else {
+			w.written = append([]byte{}, w.text...)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (w *statusWriter) format(v *view) ([]byte, error) {
+	statuses := v.graph.Statuses(topology.Reports{Nodes: []topology.NodeReport{v.report}})
+	objects := cluster.StatusObjects(&v.snapshot, statuses)
+	w.transitions.Apply(objects, metav1.NewTime(w.clock.Now()))
+	return cluster.StatusYAML(objects)
+}
+
+// replaceFile writes a file so that a reader sees the old content or the new one.
+func replaceFile(name string, content []byte) error {
+	temp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(temp.Name()) }() // gone after the rename
+	_, err = temp.Write(content)
+	err = errors.Join(err, temp.Chmod(fs.FileMode(0o644)), temp.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(temp.Name(), name)
+}

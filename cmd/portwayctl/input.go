@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/portway-dev/portway/agent"
+	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/topology"
+)
+
+// input is what both commands read.
+type input struct {
+	files     []string
+	nodeName  string
+	addresses []string
+}
+
+// documentation addresses (RFC 5737, RFC 3849), so that the output is the same
+// on every machine.
+var documentation = []string{"192.0.2.1", "2001:db8::1"}
+
+func (in *input) addFlags(command *cobra.Command) {
+	flags := command.Flags()
+	flags.StringArrayVarP(&in.files, "filename", "f", nil,
+		"file or directory with YAML or JSON; may be repeated; of a directory *.yaml, *.yml and *.json are read, nothing below it")
+	flags.StringVar(&in.nodeName, "node-name", "",
+		"name of the node: endpoints with this nodeName are local to it (default: none is)")
+	flags.StringArrayVar(&in.addresses, "node-address", documentation,
+		"address of the node; may be repeated; the default are documentation addresses, so that the output does not depend on the machine")
+}
+
+// decision is what the core makes of the input.
+type decision struct {
+	node    topology.Node
+	objects *cluster.Objects
+	graph   *topology.Graph
+}
+
+// decide reads the files and decides. What was passed over goes to notes.
+func (in *input) decide(notes io.Writer) (*decision, error) {
+	if len(in.files) == 0 {
+		return nil, errors.New("-f is missing: name the files or directories with the API objects")
+	}
+	addresses, err := agent.ParseAddresses(in.addresses)
+	if err != nil {
+		return nil, fmt.Errorf("--node-address: %w", err)
+	}
+	objects, err := cluster.Load(in.files)
+	var problems cluster.Problems
+	if errors.As(err, &problems) {
+		return nil, fmt.Errorf("the manifests are broken:\n%w", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, line := range objects.PassedOver {
+		if _, err := fmt.Fprintf(notes, "passed over: %s\n", line); err != nil {
+			return nil, err
+		}
+	}
+	objects.Snapshot.Addresses = cluster.Assign(objects.Snapshot.Gateways, addresses)
+	return &decision{
+		node:    topology.Node{Name: in.nodeName, Addresses: addresses},
+		objects: objects,
+		graph:   topology.Build(*objects.Snapshot, topology.DefaultConfig()),
+	}, nil
+}
