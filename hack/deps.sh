@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Makes sure the command line tools are there that the tests and the demo show
+# things with: nft, conntrack and ip. As root it installs what is missing;
+# otherwise it names the one command that does.
+set -euo pipefail
+
+# Debian keeps these out of the PATH of ordinary users.
+PATH=$PATH:/usr/sbin:/sbin
+
+missing=()
+for tool in nft conntrack ip; do
+	command -v "$tool" >/dev/null || missing+=("$tool")
+done
+if [[ ${#missing[@]} -eq 0 ]]; then
+	exit 0
+fi
+
+# package MANAGER TOOL prints the package that holds a tool.
+package() {
+	case "$1 $2" in
+	*" nft") echo nftables ;;
+	"apt-get conntrack") echo conntrack ;;
+	*" conntrack") echo conntrack-tools ;;
+	"dnf ip") echo iproute ;;
+	*" ip") echo iproute2 ;;
+	esac
+}
+
+manager=
+for candidate in apt-get dnf zypper apk; do
+	if command -v "$candidate" >/dev/null; then
+		manager=$candidate
+		break
+	fi
+done
+if [[ -z $manager ]]; then
+	echo "Missing: ${missing[*]}. Install nftables, conntrack-tools and iproute2 with your package manager." >&2
+	exit 1
+fi
+
+packages=()
+for tool in "${missing[@]}"; do
+	packages+=("$(package "$manager" "$tool")")
+done
+
+case $manager in
+apt-get) install=(apt-get install -y --no-install-recommends) ;;
+dnf) install=(dnf install -y) ;;
+zypper) install=(zypper --non-interactive install) ;;
+apk) install=(apk add) ;;
+esac
+
+if [[ $(id -u) -ne 0 ]]; then
+	echo "Missing: ${missing[*]}. Install with: sudo ${install[*]} ${packages[*]}" >&2
+	exit 1
+fi
+
+echo "Installing ${packages[*]}"
+if [[ $manager == apt-get ]]; then
+	export DEBIAN_FRONTEND=noninteractive
+	# The lists may be absent (containers) or old; one refresh cures both.
+	"${install[@]}" "${packages[@]}" >/dev/null 2>&1 || { apt-get update -q >/dev/null && "${install[@]}" "${packages[@]}" >/dev/null; }
+else
+	"${install[@]}" "${packages[@]}" >/dev/null
+fi
+
+for tool in "${missing[@]}"; do
+	if ! command -v "$tool" >/dev/null; then
+		echo "$tool is still missing after: ${install[*]} ${packages[*]}" >&2
+		exit 1
+	fi
+done
