@@ -72,6 +72,9 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 		a.decide(ctx)
 	}
 	state := a.forwarder.State()
+	if update.Partial {
+		state = state.AsPartial()
+	}
 	if err := validate(a.state, state); err != nil {
 		return fmt.Errorf("decision cannot be programmed: %w", err)
 	}

@@ -266,3 +266,17 @@ func TestReportCountsOnlyOwnGateways(t *testing.T) {
 		t.Errorf("report %+v", got)
 	}
 }
+
+func TestPassTellsThatObjectsAreMissing(t *testing.T) {
+	b := newBench(t)
+	b.store.SetPartial(true)
+	b.must(t, true)
+	if !b.kernel.last().Partial() {
+		t.Error("the State does not say that objects are missing")
+	}
+	b.store.SetPartial(false)
+	b.must(t, true)
+	if b.kernel.last().Partial() {
+		t.Error("the State still says that objects are missing")
+	}
+}

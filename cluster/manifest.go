@@ -69,6 +69,7 @@ type Manifests struct {
 	// listing holds the places that cannot be listed, and what we told of them.
 	listing  []*Problem
 	unlisted string
+	listed   bool // all places could be listed at least once
 
 	fed        map[objectKey]Object // what the Store holds of us
 	written    map[objectKey]Object // the same objects as their documents have them
@@ -150,8 +151,24 @@ func (m *Manifests) scan(all bool) outcome {
 		effective, m.problems = m.settle()
 		out.err = m.feed(effective)
 	}
+	m.store.SetPartial(m.partial())
 	out.reports = m.news(changed)
 	return out
+}
+
+// partial reports whether there is content that was never read since the start: of
+// a file that is broken until now, or of a place that cannot be listed.
+func (m *Manifests) partial() bool {
+	if len(m.listing) > 0 && !m.listed {
+		return true
+	}
+	m.listed = true
+	for _, f := range m.files {
+		if !f.settled && len(m.problems[f.name]) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // reread loads the file's present content and reports whether it is new.
@@ -203,7 +220,7 @@ func (m *Manifests) settle() (effective []entry, problems map[string]Problems) {
 	}
 	for _, f := range files {
 		if problems[f.name].sort(); len(problems[f.name]) == 0 {
-			f.good = f.entries
+			f.good, f.settled = f.entries, true
 		}
 		effective = append(effective, f.good...)
 	}

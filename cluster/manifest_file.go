@@ -25,6 +25,7 @@ type manifestFile struct {
 	problems []*Problem // of the last reading
 	skipped  []string
 	good     []entry   // of the last reading without problems
+	settled  bool      // there was such a reading since the start
 	missing  time.Time // since when it was not found, zero while it is there
 	reported string    // the problems we last told about
 }

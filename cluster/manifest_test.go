@@ -103,6 +103,19 @@ func TestManifestsNeverGood(t *testing.T) {
 	write(t, "m/b.yaml", gatewayYAML("b", 81))
 	s := newScanner(t, "m")
 	s.want(t, "b", emptyPort)
+	if !s.store.Next().Partial {
+		t.Error("objects are missing and nobody is told")
+	}
+	write(t, "m/a.yaml", gatewayYAML("a", 80))
+	s.want(t, "a b", "m/a.yaml recovered")
+	if s.store.Next().Partial {
+		t.Error("every file was good once, nothing is missing")
+	}
+	write(t, "m/a.yaml", gatewayYAML("a", 0))
+	s.want(t, "a b", emptyPort)
+	if s.store.Next().Partial {
+		t.Error("the last good content is in use, nothing is missing")
+	}
 }
 
 func TestManifestsEmptyFileIsABrokenEdit(t *testing.T) {

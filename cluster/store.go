@@ -21,6 +21,9 @@ type Update struct {
 	// Slices holds, per Service whose EndpointSlices changed, its complete list
 	// sorted by name; an empty list means that none is left.
 	Slices map[types.NamespacedName][]*discoveryv1.EndpointSlice
+	// Partial: some objects could not be read since the process started, so that
+	// the absence of an object proves nothing.
+	Partial bool
 }
 
 // Store holds the API objects a node works from. Whoever feeds it hands the
@@ -39,7 +42,8 @@ type Store struct {
 	services   table[types.NamespacedName, corev1.Service, *corev1.Service]
 	slices     sliceIndex
 	// stale: the next Update needs a Snapshot.
-	stale bool
+	stale   bool
+	partial bool
 }
 
 // NewStore returns an empty Store.
@@ -79,15 +83,30 @@ func (s *Store) Apply(put, remove []Object) error {
 		}
 	}
 	if changed {
-		select {
-		case s.changed <- struct{}{}:
-		default:
-		}
+		s.signal()
 	}
 	if len(failed) > 0 {
 		return fmt.Errorf("store objects: %s", strings.Join(failed, "; "))
 	}
 	return nil
+}
+
+// SetPartial says whether some objects could not be read; see Update.Partial.
+func (s *Store) SetPartial(partial bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.partial != partial {
+		s.partial = partial
+		s.signal()
+	}
+}
+
+// signal makes Changed ready.
+func (s *Store) signal() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
 }
 
 // Next returns what changed since the previous call.
@@ -98,7 +117,7 @@ func (s *Store) Next() Update {
 	case <-s.changed: // told by what is returned now
 	default:
 	}
-	update := Update{Slices: s.slices.next()}
+	update := Update{Slices: s.slices.next(), Partial: s.partial}
 	if s.stale {
 		s.stale = false
 		update.Snapshot = &topology.Snapshot{

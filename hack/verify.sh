@@ -38,7 +38,7 @@ diff -u docs/flags.md <(reference) || fail "docs/flags.md is not what the binari
 while IFS=: read -r file link; do
 	[ -e "$(dirname "$file")/${link%%#*}" ] || fail "$file links to $link, which does not exist"
 done < <(git ls-files '*.md' | xargs grep -oHE '\]\([^):]+\)' | sed -E 's/\]\(([^)]+)\)/\1/')
-for target in $(grep -oE '`?make [a-z]+' README.md CONTRIBUTING.md | awk '{print $NF}' | sort -u); do
+for target in $(grep -ohE '(`|^ +)make [a-z0-9-]+' README.md CONTRIBUTING.md docs/*.md docs/*/*.md | awk '{print $NF}' | sort -u); do
 	grep -qE "^$target:" Makefile || fail "make $target is named but not a target"
 done
 

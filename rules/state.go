@@ -126,6 +126,7 @@ type State struct {
 	shards  [shardCount]map[FrontendKey]*Frontend
 	length  int
 	digests map[string]string
+	partial bool
 }
 
 // NewState makes a State from scratch. digests holds, per Gateway
@@ -136,9 +137,11 @@ func NewState(frontends map[FrontendKey]*Frontend, digests map[string]string) *S
 }
 
 // Apply returns the State with the given Frontends set, or removed where nil,
-// and the given digests in place of the old ones; nil digests keep the old.
+// and the given digests in place of the old ones; nil digests keep the old. It is
+// complete.
 func (s *State) Apply(changes map[FrontendKey]*Frontend, digests map[string]string) *State {
 	next := *s
+	next.partial = false
 	if digests != nil {
 		next.digests = maps.Clone(digests)
 	}
@@ -161,6 +164,18 @@ func (s *State) Apply(changes map[FrontendKey]*Frontend, digests map[string]stri
 	}
 	return &next
 }
+
+// AsPartial returns the same State marked as one that is known to lack something:
+// what its author could not read. A backend that finds Frontends in the kernel
+// which no State of its process named keeps them until a State is complete again.
+func (s *State) AsPartial() *State {
+	partial := *s
+	partial.partial = true
+	return &partial
+}
+
+// Partial reports whether the State is known to lack something.
+func (s *State) Partial() bool { return s.partial }
 
 // Len returns the number of Frontends.
 func (s *State) Len() int { return s.length }

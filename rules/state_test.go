@@ -59,6 +59,17 @@ func TestStateKeepsDigestsUnlessGiven(t *testing.T) {
 	}
 }
 
+func TestStateIsPartialUntilTheNextIsComplete(t *testing.T) {
+	state := NewState(manyFrontends(3), map[string]string{"a/b": "1:x"})
+	partial := state.AsPartial()
+	if state.Partial() || !partial.Partial() || partial.Apply(nil, nil).Partial() {
+		t.Error("want only the marked State to be partial")
+	}
+	if got := Changes(state, partial); len(got) != 0 || partial.Digest("a/b") != "1:x" {
+		t.Errorf("the mark changed the content: %v", got)
+	}
+}
+
 func TestChangesVisitsOnlyDifferences(t *testing.T) {
 	old := NewState(manyFrontends(1000), nil)
 	a, b := &Frontend{}, &Frontend{}

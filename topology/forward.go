@@ -26,6 +26,7 @@ type Forwarder struct {
 	services map[types.NamespacedName]*serviceEndpoints
 	users    map[types.NamespacedName][]*Listener // valid listeners whose winner names the Service
 	changed  map[types.NamespacedName]bool        // Services whose slices changed since State
+	warnings map[types.NamespacedName][]string    // of the used Services that have any
 	rebuild  bool                                 // the Graph or the Node changed since State
 
 	state *rules.State
@@ -38,6 +39,7 @@ func NewForwarder(node Node) *Forwarder {
 		graph:    &Graph{},
 		services: map[types.NamespacedName]*serviceEndpoints{},
 		changed:  map[types.NamespacedName]bool{},
+		warnings: map[types.NamespacedName][]string{},
 		state:    &rules.State{},
 	}
 }
@@ -74,11 +76,16 @@ func (f *Forwarder) State() *rules.State {
 	if f.rebuild {
 		digests = f.indexGraph()
 		f.renewAll(changes)
+		clear(f.warnings)
+		for service := range f.users {
+			f.warn(service)
+		}
 	} else {
 		for service := range f.changed {
 			for _, listener := range f.users[service] {
 				f.renew(listener, changes)
 			}
+			f.warn(service)
 		}
 	}
 	f.rebuild = false
@@ -93,13 +100,21 @@ func (f *Forwarder) State() *rules.State {
 // its Service is used, in order. They are those of the last State.
 func (f *Forwarder) Warnings() []string {
 	var warnings []string
-	for service := range f.users {
-		if s := f.services[service]; s != nil {
-			warnings = append(warnings, s.warnings...)
-		}
+	for _, lines := range f.warnings {
+		warnings = append(warnings, lines...)
 	}
 	slices.Sort(warnings)
 	return warnings
+}
+
+// warn takes over what there is to say about a Service's endpoints.
+func (f *Forwarder) warn(service types.NamespacedName) {
+	s := f.services[service]
+	if s == nil || len(f.users[service]) == 0 || len(s.warnings) == 0 {
+		delete(f.warnings, service)
+		return
+	}
+	f.warnings[service] = s.warnings
 }
 
 // indexGraph finds out which listeners use which Service, and the digests.
