@@ -32,15 +32,21 @@ func (k *kernel) clean() bool {
 }
 
 // adopt takes over whatever the kernel holds. Without a table it makes one. With
-// one it replaces the rules, chain by chain, and reads the elements back, so that
-// the ordinary diff then touches what differs and nothing else: no flow is
-// refused and no counter lost by a restart.
+// one it replaces the rules that are not as they should be, chain by chain, and
+// reads the elements back, so that the ordinary diff then touches what differs and
+// nothing else: no flow is refused and no counter lost by a restart.
 func (p *Programmer) adopt(ctx context.Context) error {
 	_, exists, err := p.query.handle()
 	if err != nil {
 		return err
 	}
-	err = p.flushSteps(ctx, p.layout.steps(exists))
+	var present map[string][]fingerprint
+	if exists {
+		if present, err = p.query.rules(); err != nil {
+			return err
+		}
+	}
+	err = p.ensure(ctx, present)
 	if exists && rejected(err) {
 		p.stats.Rebuilt++
 		exists, err = false, p.rebuild(ctx)
@@ -62,6 +68,15 @@ func (p *Programmer) adopt(ctx context.Context) error {
 	return nil
 }
 
+// ensure makes the static part of the table, but for what is present.
+func (p *Programmer) ensure(ctx context.Context, present map[string][]fingerprint) error {
+	steps, err := p.layout.steps(present)
+	if err != nil {
+		return err
+	}
+	return p.flushSteps(ctx, steps)
+}
+
 // rebuild makes the table anew where somebody made one of its name that ours cannot
 // grow out of, say with a map of another type. The one case in which there are no
 // rules for a moment; the alternative is to fail for ever.
@@ -70,7 +85,7 @@ func (p *Programmer) rebuild(ctx context.Context) error {
 		return err
 	}
 	p.conn.DelTable(p.layout.table)
-	return p.flushSteps(ctx, p.layout.steps(false))
+	return p.ensure(ctx, nil)
 }
 
 // remember notes by what a change by strangers is recognised.

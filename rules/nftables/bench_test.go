@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -187,13 +188,17 @@ func benchmarkChange(b *testing.B, a, z *rules.Frontend) {
 		}
 		mustProgram(b, p, states[1])
 		b.ReportAllocs()
-		i := 0
+		var took []time.Duration
 		for b.Loop() {
-			if _, err := p.Program(b.Context(), states[i&1]); err != nil {
+			start := time.Now()
+			if _, err := p.Program(b.Context(), states[len(took)&1]); err != nil {
 				b.Fatal(err)
 			}
-			i++
+			took = append(took, time.Since(start))
 		}
+		slices.Sort(took)
+		b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs")
+		b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
 	})
 }
 

@@ -48,9 +48,9 @@
 // # What is known of the kernel
 //
 // A batch is proven by its acknowledgements, and nothing is read back in normal
-// operation. The first Program of a process replaces the rules, chain by chain,
-// reads the elements back and then changes only what differs. Any failure has the
-// next Program do the same. A table that somebody deleted or replaced is noticed by
+// operation. The first Program of a process replaces the rules of those chains that
+// are not as they should be, reads the elements back and then changes only what
+// differs. Any failure has the next Program do the same. A table that somebody deleted or replaced is noticed by
 // its handle, or by ENOENT, and made anew within the same Program.
 //
 // A map or set whose declaration changes gets a new name: the kernel refuses to
@@ -68,7 +68,8 @@
 //     (TestRandomStatesEndAsAColdLoad).
 //   - No update refuses or misdirects a flow (TestUpdatesRefuseNothing,
 //     TestPacketsInFlightFindAnEndpoint); nor does a restart, which keeps counters
-//     (TestRestartRefusesNothingAndKeepsCounters).
+//     (TestRestartRefusesNothingAndKeepsCounters) and touches nothing that is right
+//     (TestRestartTouchesNothing).
 //   - The kernel draws the shares that the Layout says (TestKernelDrawsTheShares,
 //     TestKernelDrawsTheRefusedDatagrams).
 //   - A failure at any batch is mended by the next Program (TestFaultAtAnyBatch),

@@ -6,7 +6,6 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 )
 
@@ -135,10 +134,6 @@ func without(key expr.CtKey, bit uint32) []expr.Any {
 }
 
 func native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
-
-func comment(text string) []byte {
-	return userdata.AppendString(nil, userdata.TypeComment, text)
-}
 
 var (
 	service4 = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)

@@ -343,6 +343,23 @@ func TestCancelledBetweenBatches(t *testing.T) {
 	checkKernel(t, c, s)
 }
 
+func TestRestartTouchesNothing(t *testing.T) {
+	ns, c := inNamespace(t)
+	s := newWorld(6).state()
+	mustProgram(t, newProgrammer(t, c), s)
+	before := nft(t, ns, "--handle", "list", "ruleset") // whatever is made anew has another handle
+	p := newProgrammer(t, c)
+	if n := mustProgram(t, p, s); n != 0 {
+		t.Errorf("%d operations", n)
+	}
+	if diff := cmp.Diff(before, nft(t, ns, "--handle", "list", "ruleset")); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+	if s := p.Stats(); s.ReadBacks != 1 || s.Failures != 0 {
+		t.Errorf("%+v, want that it was read back once", s)
+	}
+}
+
 func TestAdoptSweepsLeftovers(t *testing.T) {
 	ns, c := inNamespace(t)
 	mustProgram(t, newProgrammer(t, c), newWorld(3).state())

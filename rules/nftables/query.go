@@ -140,6 +140,22 @@ func (q *query) sets() ([]string, error) {
 	return names, nil
 }
 
+// rules returns the fingerprints of the rules of each chain of our table.
+func (q *query) rules() (map[string][]fingerprint, error) {
+	out := make(map[string][]fingerprint)
+	err := q.dump(unix.NFT_MSG_GETRULE, func(payload []byte) bool {
+		if text(attribute(payload, unix.NFTA_RULE_TABLE)) == q.table {
+			chain := text(attribute(payload, unix.NFTA_RULE_CHAIN))
+			out[chain] = append(out[chain], fingerprintOf(attribute(payload, unix.NFTA_RULE_USERDATA)))
+		}
+		return true
+	}, netlink.Attribute{Type: unix.NFTA_RULE_TABLE, Data: zeroTerminated(q.table)})
+	if err != nil {
+		return nil, fmt.Errorf("list the rules of table inet %s: %w", q.table, err)
+	}
+	return out, nil
+}
+
 // rawElement is an element as the kernel lists it.
 type rawElement struct {
 	key, keyEnd, value []byte
@@ -268,13 +284,23 @@ func parseElement(b []byte) rawElement {
 				e.chain = text(attribute(v, unix.NFTA_VERDICT_CHAIN))
 			}
 		case unix.NFTA_SET_ELEM_USERDATA:
-			// One byte type, one byte length (libnftnl udata.h); 0 is the comment.
-			if len(value) >= 2 && value[0] == 0 && len(value) >= 2+int(value[1]) {
-				e.comment = text(value[2 : 2+int(value[1])])
-			}
+			e.comment = text(userDataField(value, 0))
 		}
 	}
 	return e
+}
+
+// userDataField returns a field of nft's user data: one byte type, one byte
+// length, value (libnftnl udata.h); type 0 is the comment.
+func userDataField(b []byte, kind byte) []byte {
+	for len(b) >= 2 && len(b) >= 2+int(b[1]) {
+		value := b[2 : 2+int(b[1])]
+		if b[0] == kind {
+			return value
+		}
+		b = b[2+len(value):]
+	}
+	return nil
 }
 
 // payload is the part of a message behind struct nfgenmsg.
