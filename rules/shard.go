@@ -12,8 +12,8 @@ func shardOf(key FrontendKey) int {
 	return int(maphash.Comparable(shardSeed, key) % shardCount)
 }
 
-// sameMap reports whether two maps are one object, which for immutable shards
-// means equal without a look inside.
-func sameMap(a, b map[FrontendKey]*Frontend) bool {
+// sameMap reports whether two maps are one object, which for immutable maps means
+// equal without a look inside.
+func sameMap[K comparable, V any](a, b map[K]V) bool {
 	return reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
 }

@@ -186,6 +186,12 @@ func (s *State) Frontend(key FrontendKey) *Frontend { return s.shards[shardOf(ke
 // Digests yields the digest of every Gateway, in no order.
 func (s *State) Digests() iter.Seq2[string, string] { return maps.All(s.digests) }
 
+// SameDigests reports whether two States have their digests from one and the same
+// Apply, which is found out without comparing them. False proves nothing.
+func SameDigests(a, b *State) bool {
+	return a != nil && b != nil && sameMap(a.digests, b.digests)
+}
+
 // Digest returns a Gateway's digest, empty when the State does not know it.
 func (s *State) Digest(gateway string) string { return s.digests[gateway] }
 

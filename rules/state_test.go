@@ -57,6 +57,12 @@ func TestStateKeepsDigestsUnlessGiven(t *testing.T) {
 	if got := state.Apply(nil, map[string]string{}).Digest("a/b"); got != "" {
 		t.Errorf("digest %q after Apply with none", got)
 	}
+	if !SameDigests(state, state.Apply(manyFrontends(1), nil)) {
+		t.Error("Apply without digests must keep the map itself")
+	}
+	if SameDigests(state, state.Apply(nil, map[string]string{"a/b": "1:y"})) || SameDigests(nil, state) {
+		t.Error("other digests are not the same")
+	}
 }
 
 func TestStateIsPartialUntilTheNextIsComplete(t *testing.T) {

@@ -158,6 +158,11 @@ func TestDeletedTableComesBack(t *testing.T) {
 	f := newFixture(t, guidePods...)
 	f.program(f.serving(onBoth(8080, "foo-1", "foo-2")...))
 	to := netip.AddrPortFrom(netns.NodeAddr4, 8080)
+	f.nft("delete", "table", "inet", "portway")
+	f.program(f.state)
+	if tally := count(t, f.Client, rules.TCP, to, 20); tally.Answered() != 20 {
+		t.Errorf("after the next pass without a change: %s", tally)
+	}
 	f.nft("flush", "ruleset")
 	if tally := count(t, f.Client, rules.TCP, to, 5); tally.Refused != 5 {
 		t.Errorf("without rules: %s", tally)

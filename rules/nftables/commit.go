@@ -117,19 +117,22 @@ func (p *pass) settle(pl *plan, holds *program) {
 }
 
 // tidy deletes what nothing leads to any more, in a commit behind the one that
-// made it so, and for a Frontend that is not committed nothing.
+// made it so, and for a Frontend that is not committed nothing. What this process
+// knows nothing of stays while the State is partial: something may lead there.
 func (p *pass) tidy() error {
 	var ops []op
 	for _, pl := range p.sweeps {
 		ops = append(ops, pl.sweep...)
 	}
-	ops = append(ops, p.kernel.addrs.unused()...)
-	ops = append(ops, p.kernel.foreign...)
+	if !p.state.Partial() {
+		ops = append(ops, p.kernel.addrs.unused()...)
+		ops = append(ops, p.kernel.foreign...)
+	}
 	err := p.connect()
 	if err == nil {
 		err = p.send(ops)
 	}
-	if err == nil {
+	if err == nil && !p.state.Partial() {
 		err = p.flushSteps(p.ctx, p.layout.leftovers(p.kernel.chains, p.kernel.sets))
 	}
 	if err != nil {
@@ -140,6 +143,9 @@ func (p *pass) tidy() error {
 	}
 	for _, pl := range p.sweeps {
 		p.settle(pl, pl.now)
+	}
+	if p.state.Partial() {
+		return nil
 	}
 	clear(p.kernel.addrs.touched)
 	p.kernel.foreign, p.kernel.chains, p.kernel.sets = nil, nil, nil

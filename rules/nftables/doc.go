@@ -29,8 +29,8 @@
 //
 // What the package does not do: it decides nothing, deletes no conntrack entries
 // (flows keep their endpoint until they end), sets no sysctl, and touches no table
-// but its own. It does not watch the table: a change by others is noticed when there
-// is next something to commit.
+// but its own. It does not watch the table: that others deleted it is noticed by the
+// next Program, whether or not that has something to commit.
 //
 // # Order and atomicity
 //
@@ -50,8 +50,10 @@
 // A batch is proven by its acknowledgements, and nothing is read back in normal
 // operation. The first Program of a process replaces the rules of those chains that
 // are not as they should be, reads the elements back and then changes only what
-// differs. Any failure has the next Program do the same. A table that somebody deleted or replaced is noticed by
-// its handle, or by ENOENT, and made anew within the same Program.
+// differs. Any failure has the next Program do the same. Frontends that no State of
+// the process named go with the first State that is not partial. A table that
+// somebody deleted or replaced is noticed by its handle, or by ENOENT, and made anew
+// within the same Program.
 //
 // A map or set whose declaration changes gets a new name: the kernel refuses to
 // change one, and the old is deleted as a leftover.
@@ -75,6 +77,7 @@
 //   - A failure at any batch is mended by the next Program (TestFaultAtAnyBatch),
 //     lost acknowledgements are a failure (TestLostAnswersAreNoticed), and a Frontend
 //     that cannot be programmed keeps no other (TestRefusedFrontendBlocksNoOther).
+//   - A partial State sweeps nothing it does not know (TestPartialStateKeepsTheUnknown).
 //   - A table that others deleted comes back (TestTableDeletedByAStranger), and what
 //     they or a former version left in ours goes (TestAdoptSweepsLeftovers); one of
 //     our name that cannot be made ours is replaced (TestTableInTheWayIsReplaced).

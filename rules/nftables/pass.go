@@ -39,12 +39,12 @@ func (p *pass) run() error {
 	p.Programmer.state = p.state
 	clear(p.pending)
 	p.sweeps, p.splits = nil, maxSplits
-	if len(keys) == 0 && p.kernel.clean() {
-		return nil
-	}
 	if err := p.verify(); err != nil {
 		p.failAll(keys, err)
 		return err
+	}
+	if len(keys) == 0 && p.kernel.clean() {
+		return nil
 	}
 	err := p.commitAll(keys)
 	if errors.Is(err, errVanished) {
@@ -80,7 +80,7 @@ func (p *pass) changes() []rules.FrontendKey {
 	for key := range p.pending {
 		keys = append(keys, key)
 	}
-	if p.Programmer.state == nil {
+	if p.sweepsUnknown() {
 		for key := range p.kernel.programs {
 			if p.state.Frontend(key) == nil {
 				keys = append(keys, key)
@@ -92,6 +92,13 @@ func (p *pass) changes() []rules.FrontendKey {
 		keys = slices.Compact(keys)
 	}
 	return keys
+}
+
+// sweepsUnknown reports whether Frontends go that the kernel holds and no State of
+// this process named: with the first complete State.
+func (p *pass) sweepsUnknown() bool {
+	last := p.Programmer.state
+	return !p.state.Partial() && (last == nil || last.Partial())
 }
 
 // plans compiles and compares. What no kernel could program is left out, and its
@@ -121,7 +128,8 @@ func (p *pass) plans(keys []rules.FrontendKey) []*plan {
 
 // verify looks whether anybody else changed the ruleset of the namespace since our
 // last commit and, if so, whether our table is still the one we know. Two small
-// requests at most, and only when there is something to send.
+// requests at most, also when there is nothing to send, so that a table that
+// somebody deleted comes back with the next pass.
 func (p *pass) verify() error {
 	now, err := p.query.generation()
 	if err != nil {

@@ -32,6 +32,7 @@ type Programmer struct {
 	state     *rules.State
 	pending   map[rules.FrontendKey]failure
 	committed map[string]string
+	provenAll *rules.State // committed holds all digests of this State; nil: of none
 
 	// For tests: fault makes a batch fail before it is sent, or after; limit
 	// replaces what the socket buffers allow.
@@ -117,7 +118,7 @@ func (p *Programmer) Cleanup(ctx context.Context) error {
 		return fmt.Errorf("nftables: remove table inet %s: %w", p.config.Table, err)
 	}
 	p.forget()
-	p.state, p.committed = nil, make(map[string]string)
+	p.state, p.provenAll, p.committed = nil, nil, make(map[string]string)
 	clear(p.pending)
 	return nil
 }
@@ -191,6 +192,12 @@ func (p *Programmer) gatewayErrors(state *rules.State, err error) map[string]err
 // proven returns the digest committed of each Gateway. The map is made anew only
 // when it changes, because it may have been handed out.
 func (p *Programmer) proven(state *rules.State, failed map[string]error) map[string]string {
+	if len(failed) == 0 && rules.SameDigests(p.provenAll, state) {
+		return p.committed
+	}
+	if p.provenAll = nil; len(failed) == 0 {
+		p.provenAll = state
+	}
 	count, changed := 0, false
 	for gateway, digest := range state.Digests() {
 		old, known := p.committed[gateway]

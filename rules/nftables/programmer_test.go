@@ -474,3 +474,28 @@ func TestConfigValidate(t *testing.T) {
 		}
 	}
 }
+
+// An agent that could not read all it should serve keeps what the kernel holds
+// beyond that, with the sets it depends on, until it knows better.
+func TestPartialStateKeepsTheUnknown(t *testing.T) {
+	_, c := inNamespace(t)
+	all := benchState(20)
+	mustProgram(t, newProgrammer(t, c), all)
+
+	known := all.Apply(map[rules.FrontendKey]*rules.Frontend{benchKey(3): nil, benchKey(4): nil}, nil)
+	p := newProgrammer(t, c)
+	if n := mustProgram(t, p, known.AsPartial()); n != 0 {
+		t.Errorf("%d operations, want none", n)
+	}
+	checkKernel(t, c, all)
+	fewer := known.Apply(map[rules.FrontendKey]*rules.Frontend{benchKey(5): nil}, nil)
+	mustProgram(t, p, fewer.AsPartial()) // a Frontend that this process named goes
+	if got := count(t, c, listeners4); got != 19 {
+		t.Errorf("%d listeners in the kernel, want 19", got)
+	}
+	mustProgram(t, p, fewer)
+	checkKernel(t, c, fewer)
+	if n := mustProgram(t, p, fewer); n != 0 {
+		t.Errorf("%d operations for the same State again, want none", n)
+	}
+}
