@@ -135,7 +135,7 @@ func (w *statusWriter) update() error {
 		if err := replaceFile(w.file, w.text); err != nil {
 			errs = append(errs, fmt.Errorf("write statuses: %w", err))
 		} else {
-			w.written = append([]byte{}, w.text...)
+			w.written = w.text // a new text is a new slice
 		}
 	}
 	return errors.Join(errs...)

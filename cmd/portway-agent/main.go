@@ -52,6 +52,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	go agent.LimitMemory(ctx)
 	printStatus := make(chan os.Signal, 1)
 	signal.Notify(printStatus, syscall.SIGUSR1)
 	if err := agent.Run(klog.NewContext(ctx, klog.Background()), options, stdout, printStatus); err != nil {
