@@ -91,7 +91,7 @@ func memory(b *testing.B, pid int, name string) float64 {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // only read
 	for lines := bufio.NewScanner(file); lines.Scan(); {
 		if value, ok := strings.CutPrefix(lines.Text(), name); ok {
 			var kib float64
