@@ -11,6 +11,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 TEST_TIMEOUT ?= 15m
 FUZZTIME ?= 15s
+LAB_NODES ?= 3
+LAB_FLAGS ?=
 
 .PHONY: help
 help: ## list the targets
@@ -56,6 +58,23 @@ verify: ## what is generated or documented is what the code says
 .PHONY: e2e
 e2e: ## real-Kubernetes tests
 	@echo "make e2e: not built yet: it comes with the controller and the cluster lab under integration/" >&2; exit 1
+
+.PHONY: lab
+lab: build ## the cluster lab's programs (about 12 minutes of two cores the first time)
+	$(GO) -C integration/lab build -trimpath -o $(CURDIR)/$(BIN)/lab ./cmd/lab
+	$(BIN)/lab build
+
+.PHONY: lab-up
+lab-up: lab ## a real Kubernetes in namespaces of this machine: LAB_NODES, LAB_FLAGS
+	$(BIN)/lab up $(LAB_NODES) --dual --bin $(BIN) $(LAB_FLAGS)
+
+.PHONY: lab-shell
+lab-shell: ## a shell beside the lab's API server; KUBECONFIG is set
+	$(BIN)/lab shell
+
+.PHONY: lab-down
+lab-down: ## end the lab
+	$(BIN)/lab down
 
 .PHONY: image
 image: ## container image

@@ -1,0 +1,171 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// shared directories of the machine hold programs, and nothing that changes.
+	shared = []string{"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/etc/ssl", "/etc/ca-certificates", "/etc/alternatives"}
+	// copied files of the machine are what the C library asks for.
+	copied = []string{"/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/protocols", "/etc/services", "/etc/ld.so.cache"}
+	empty  = []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/root", "/home", "/var", "/var/lib", "/var/log", "/var/tmp", "/etc", "/opt", "/mnt"}
+)
+
+// makeRoot builds the root of the container in memory and makes it the root of
+// this process.
+func makeRoot(spec Spec) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	root := spec.Root
+	if err := unix.Mount("tmpfs", root, "tmpfs", 0, "mode=755"); err != nil {
+		return err
+	}
+	if err := fillRoot(root, spec); err != nil {
+		return err
+	}
+	for _, m := range spec.Mounts {
+		target := m.Target
+		if below, ok := strings.CutPrefix(target, "/var/run/"); ok {
+			// The symlink's target is absolute and would lead out of the new root.
+			target = "/run/" + below
+		}
+		if err := bind(m.Source, filepath.Join(root, target), m.ReadOnly); err != nil {
+			return err
+		}
+	}
+	if spec.ReadOnly {
+		if err := unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+			return err
+		}
+	}
+	if err := os.Chdir(root); err != nil {
+		return err
+	}
+	// Stacks the old root over the new one, pivot_root(2), and takes it away.
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("pivot: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return err
+	}
+	return os.Chdir("/")
+}
+
+func fillRoot(root string, spec Spec) error {
+	for _, dir := range empty {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{"/tmp", "/var/tmp"} {
+		if err := os.Chmod(filepath.Join(root, dir), 0o777|fs.ModeSticky); err != nil {
+			return err
+		}
+	}
+	if err := os.Symlink("/run", filepath.Join(root, "/var/run")); err != nil {
+		return err
+	}
+	for _, dir := range shared {
+		if err := share(root, dir); err != nil {
+			return err
+		}
+	}
+	for _, file := range copied {
+		content, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(root, file), content, 0o644); err != nil {
+			return err
+		}
+	}
+	for file, content := range spec.Files {
+		if err := os.WriteFile(filepath.Join(root, file), []byte(content), 0o644); err != nil {
+			return err
+		}
+	}
+	if err := bind("/dev", filepath.Join(root, "/dev"), false); err != nil {
+		return err
+	}
+	return mountKernel(root, spec.Privileged)
+}
+
+// mountKernel mounts what the kernel shows. Settings are read-only for all but
+// privileged containers, as container runtimes have it.
+func mountKernel(root string, privileged bool) error {
+	var flags uintptr
+	if !privileged {
+		flags = unix.MS_RDONLY
+	}
+	if err := unix.Mount("proc", filepath.Join(root, "/proc"), "proc", 0, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	if err := unix.Mount("sysfs", filepath.Join(root, "/sys"), "sysfs", flags, ""); err != nil {
+		return fmt.Errorf("mount /sys: %w", err)
+	}
+	if privileged {
+		return nil
+	}
+	settings := filepath.Join(root, "/proc/sys")
+	return bind(settings, settings, true)
+}
+
+// share shows a directory of the machine in the root, or copies the symlink that
+// it is, /bin → usr/bin.
+func share(root, dir string) error {
+	link, err := os.Readlink(dir)
+	if err == nil {
+		return os.Symlink(link, filepath.Join(root, dir))
+	}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return bind(dir, filepath.Join(root, dir), true)
+}
+
+// bind shows source at target, which is made if it is not there.
+func bind(source, target string, readOnly bool) error {
+	info, err := os.Stat(source)
+	if err != nil {
+		return err
+	}
+	if err := makeTarget(target, info.IsDir()); err != nil {
+		return err
+	}
+	if err := unix.Mount(source, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", source, err)
+	}
+	if !readOnly {
+		return nil
+	}
+	if err := unix.Mount("", target, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("bind %s read-only: %w", source, err)
+	}
+	return nil
+}
+
+func makeTarget(target string, dir bool) error {
+	if dir {
+		return os.MkdirAll(target, 0o755)
+	}
+	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(target, os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	return file.Close()
+}

@@ -1,0 +1,345 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/rpc"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/portway-dev/portway/integration/lab/internal/machine"
+	"github.com/portway-dev/portway/integration/lab/internal/pid1"
+)
+
+// Components that Stop and Start know.
+const (
+	APIServer         = machine.APIServer
+	ControllerManager = machine.ControllerManager
+	Scheduler         = machine.Scheduler
+	Etcd              = machine.Etcd
+)
+
+const (
+	upLimit   = 3 * time.Minute
+	downLimit = 10 * time.Second
+	pidFile   = "lab.pid"
+)
+
+// Options are what a lab is started with.
+type Options struct {
+	Dir   string // default DefaultDir
+	Nodes int
+	Dual  bool // IPv4 and IPv6
+	// CRDs of the Gateway API to apply: CRDsStandard, CRDsExperimental,
+	// CRDsV1Alpha2, CRDsNone or a directory of manifests. Default CRDsStandard.
+	CRDs string
+	// Images are binaries by image name, without tag, or by the last part of it.
+	// Any other image is a binary called like the last part of its name in one of
+	// BinDirs or among the lab's own ("echo").
+	Images  map[string]string
+	BinDirs []string
+	// KubeProxy runs kube-proxy (nftables mode) on every node.
+	KubeProxy bool
+	// Audit records the requests of service accounts in DIR/audit.log.
+	Audit bool
+	// Progress gets what is being done; nil: nobody.
+	Progress io.Writer
+}
+
+// Lab is a lab that runs. Its methods may be called concurrently.
+type Lab struct {
+	dir, bin string
+	pid      int // its first process, as this machine numbers it
+}
+
+// CacheDir is where what is built is kept.
+func CacheDir() string {
+	if dir := os.Getenv("PORTWAY_LAB_CACHE"); dir != "" {
+		return dir
+	}
+	base, err := os.UserCacheDir()
+	if err != nil {
+		base = "/tmp"
+	}
+	return filepath.Join(base, "portway-lab")
+}
+
+// DefaultDir is where a lab is kept if nobody says otherwise.
+func DefaultDir() string {
+	if dir := os.Getenv("PORTWAY_LAB_DIR"); dir != "" {
+		return dir
+	}
+	return filepath.Join(CacheDir(), "run")
+}
+
+// Up builds what is missing and starts a lab. It returns when the API server, all
+// CRDs and all nodes are ready.
+func Up(ctx context.Context, o Options) (*Lab, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("the lab needs root: it makes mount, network and process namespaces")
+	}
+	if o.Progress == nil {
+		o.Progress = io.Discard
+	}
+	dir, err := filepath.Abs(orDefault(o.Dir, DefaultDir()))
+	if err != nil {
+		return nil, err
+	}
+	if running, err := Open(dir); err == nil {
+		return nil, fmt.Errorf("a lab runs in %s already (process %d); take it down first", dir, running.pid)
+	}
+	if err := checkDir(dir); err != nil {
+		return nil, err
+	}
+	bin, err := Build(ctx, o.Progress)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	config := machine.Config{
+		Dir: dir, Bin: bin, Nodes: o.Nodes, Dual: o.Dual, Images: map[string]string{}, KubeProxy: o.KubeProxy, Audit: o.Audit,
+	}
+	if config.CRDs, err = prepareCRDs(ctx, orDefault(o.CRDs, CRDsStandard), filepath.Join(dir, "crds")); err != nil {
+		return nil, err
+	}
+	for image, binary := range o.Images {
+		if config.Images[image], err = filepath.Abs(binary); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range o.BinDirs {
+		abs, err := filepath.Abs(d)
+		if err != nil {
+			return nil, err
+		}
+		config.BinDirs = append(config.BinDirs, abs)
+	}
+	if err := writeConfig(config); err != nil {
+		return nil, err
+	}
+	l, err := start(config)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.waitReady(ctx); err != nil {
+		return nil, errors.Join(err, l.Down())
+	}
+	return l, nil
+}
+
+// checkDir refuses directories that a lab cannot work in.
+func checkDir(dir string) error {
+	for _, d := range []string{dir, CacheDir()} {
+		for _, hidden := range []string{"/run/", "/var/run/", "/var/lib/", "/var/log/"} {
+			if strings.HasPrefix(d, hidden) {
+				return fmt.Errorf("%s: nodes have a %s of their own and would not see it", d, hidden)
+			}
+		}
+	}
+	if socket := filepath.Join(dir, machine.SocketFile); len(socket) >= len(unix.RawSockaddrUnix{}.Path) {
+		return fmt.Errorf("%s is too long a name for a socket", socket)
+	}
+	return nil
+}
+
+func writeConfig(c machine.Config) error {
+	data, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return err
+	}
+	// Kubelets read it at any time; they must find the old or the new one.
+	file := filepath.Join(c.Dir, machine.ConfigFile)
+	if err := os.WriteFile(file+".new", data, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
+// start starts the first process of a lab, which outlives this one.
+func start(c machine.Config) (*Lab, error) {
+	log, err := os.Create(filepath.Join(c.Dir, "lab.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = log.Close() }()
+	self := filepath.Join(c.Bin, "lab")
+	cmd := exec.Command(self, "init", "--hostname", "machine", "--", self, "machine", c.Dir)
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: pid1.CloneFlags | unix.CLONE_NEWNET}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start lab: %w", err)
+	}
+	l := &Lab{dir: c.Dir, bin: c.Bin, pid: cmd.Process.Pid}
+	go func() { _ = cmd.Wait() }() // or it would stay as a zombie
+	return l, os.WriteFile(filepath.Join(c.Dir, pidFile), []byte(strconv.Itoa(l.pid)), 0o644)
+}
+
+func (l *Lab) waitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, upLimit)
+	defer cancel()
+	for {
+		status, err := l.Status()
+		switch {
+		case err == nil && status.Ready:
+			return nil
+		case err == nil && status.Failed != "":
+			return fmt.Errorf("start lab: %s", status.Failed)
+		case !l.alive():
+			log, _ := os.ReadFile(filepath.Join(l.dir, "lab.log"))
+			return fmt.Errorf("start lab: it ended: %s", log)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("start lab: %w", errors.Join(ctx.Err(), err))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// Open finds the lab that runs in a directory.
+func Open(dir string) (*Lab, error) {
+	dir, err := filepath.Abs(orDefault(dir, DefaultDir()))
+	if err != nil {
+		return nil, err
+	}
+	content, err := os.ReadFile(filepath.Join(dir, pidFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("no lab runs in %s", dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", pidFile, err)
+	}
+	l := &Lab{dir: dir, pid: pid}
+	if !l.alive() {
+		return nil, fmt.Errorf("no lab runs in %s any more", dir)
+	}
+	config, err := machine.ReadConfig(dir)
+	l.bin = config.Bin
+	return l, err
+}
+
+// alive reports whether the first process runs and is that of this lab, not one
+// that got its number.
+func (l *Lab) alive() bool {
+	command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", l.pid))
+	return err == nil && strings.Contains(string(command), "machine\x00"+l.dir+"\x00")
+}
+
+// Down ends the lab with all that runs in it. Its logs stay until the next Up in
+// the same directory.
+func (l *Lab) Down() error {
+	if l.alive() {
+		if err := unix.Kill(l.pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("end lab: %w", err)
+		}
+	}
+	for end := time.Now().Add(downLimit); l.alive(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			return fmt.Errorf("process %d did not die", l.pid)
+		}
+	}
+	return errors.Join(os.Remove(filepath.Join(l.dir, pidFile)), os.RemoveAll(filepath.Join(l.dir, "etcd")))
+}
+
+// Dir is the directory of the lab.
+func (l *Lab) Dir() string { return l.dir }
+
+// Kubeconfig is the file with the credentials of the administrator. It works in
+// the network of the machine place only, see Lab.Machine.
+func (l *Lab) Kubeconfig() string { return filepath.Join(l.dir, "pki", "admin.kubeconfig") }
+
+// RESTConfig returns a configuration for clients of this process: their
+// connections are opened in the network of the lab.
+func (l *Lab) RESTConfig() (*rest.Config, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", l.Kubeconfig())
+	if err != nil {
+		return nil, err
+	}
+	config.QPS, config.Burst = 500, 1000
+	config.Dial = l.Machine().Dial
+	return config, nil
+}
+
+// SetImage makes a binary stand for an image from the next start of a container on.
+func (l *Lab) SetImage(image, binary string) error {
+	config, err := machine.ReadConfig(l.dir)
+	if err != nil {
+		return err
+	}
+	if config.Images[image], err = filepath.Abs(binary); err != nil {
+		return err
+	}
+	return writeConfig(config)
+}
+
+// Status says what runs.
+func (l *Lab) Status() (machine.Status, error) {
+	var status machine.Status
+	return status, l.call("Status", machine.None{}, &status)
+}
+
+// Crash ends a node like a power failure; Boot starts it again, or a new one.
+func (l *Lab) Crash(node int) error { return l.call("Crash", node, &machine.None{}) }
+
+// Boot starts a node that does not run and waits until it is Ready.
+func (l *Lab) Boot(node int) error { return l.call("Boot", node, &machine.None{}) }
+
+// Disconnect takes a node off the network while it runs on.
+func (l *Lab) Disconnect(node int) error {
+	return l.call("Wire", machine.Wire{Node: node}, &machine.None{})
+}
+
+// Connect undoes Disconnect.
+func (l *Lab) Connect(node int) error {
+	return l.call("Wire", machine.Wire{Node: node, Connected: true}, &machine.None{})
+}
+
+// Stop kills a component of the control plane.
+func (l *Lab) Stop(component string) error { return l.call("Stop", component, &machine.None{}) }
+
+// Start starts a component again; the API server is ready on return.
+func (l *Lab) Start(component string) error { return l.call("Start", component, &machine.None{}) }
+
+func (l *Lab) call(method string, argument, answer any) error {
+	conn, err := net.Dial("unix", filepath.Join(l.dir, machine.SocketFile))
+	if err != nil {
+		return fmt.Errorf("lab in %s: %w", l.dir, err)
+	}
+	client := rpc.NewClient(conn)
+	defer func() { _ = client.Close() }()
+	return client.Call("Control."+method, argument, answer)
+}
+
+func orDefault(value, other string) string {
+	if value == "" {
+		return other
+	}
+	return value
+}
+
+// Bin is the path of one of the lab's programs.
+func (l *Lab) Bin(program string) string { return filepath.Join(l.bin, program) }
