@@ -17,23 +17,23 @@ import (
 
 // StatusObjects returns the objects of ours as the API would carry them after
 // their statuses were written: GatewayClasses, Gateways, ListenerSets and
-// routes, each kind sorted by namespace and name. They have no spec, and share
-// their metadata with the Snapshot.
+// routes, each kind sorted by namespace and name. They share metadata and spec with
+// the Snapshot.
 func StatusObjects(s *topology.Snapshot, statuses topology.Statuses) []Object {
 	var objects []Object
 	for name, status := range statuses.GatewayClasses {
 		if source := s.GatewayClasses[name]; source != nil {
-			objects = append(objects, &gatewayv1.GatewayClass{TypeMeta: source.TypeMeta, ObjectMeta: source.ObjectMeta, Status: status})
+			objects = append(objects, &gatewayv1.GatewayClass{TypeMeta: source.TypeMeta, ObjectMeta: source.ObjectMeta, Spec: source.Spec, Status: status})
 		}
 	}
 	for key, status := range statuses.Gateways {
 		if source := s.Gateways[key]; source != nil {
-			objects = append(objects, &gatewayv1.Gateway{TypeMeta: source.TypeMeta, ObjectMeta: source.ObjectMeta, Status: status})
+			objects = append(objects, &gatewayv1.Gateway{TypeMeta: source.TypeMeta, ObjectMeta: source.ObjectMeta, Spec: source.Spec, Status: status})
 		}
 	}
 	for key, status := range statuses.ListenerSets {
 		if source := s.ListenerSets[key]; source != nil {
-			objects = append(objects, &gatewayv1.ListenerSet{TypeMeta: source.TypeMeta, ObjectMeta: source.ObjectMeta, Status: status})
+			objects = append(objects, &gatewayv1.ListenerSet{TypeMeta: source.TypeMeta, ObjectMeta: source.ObjectMeta, Spec: source.Spec, Status: status})
 		}
 	}
 	for key, status := range statuses.Routes {
@@ -52,11 +52,11 @@ func routeWithStatus(s *topology.Snapshot, key topology.RouteKey, status gateway
 	switch key.Kind {
 	case "TCPRoute":
 		if source := s.TCPRoutes[key.NamespacedName]; source != nil {
-			return &gatewayv1.TCPRoute{TypeMeta: source.TypeMeta, ObjectMeta: source.ObjectMeta, Status: gatewayv1.TCPRouteStatus{RouteStatus: status}}
+			return &gatewayv1.TCPRoute{TypeMeta: source.TypeMeta, ObjectMeta: source.ObjectMeta, Spec: source.Spec, Status: gatewayv1.TCPRouteStatus{RouteStatus: status}}
 		}
 	case "UDPRoute":
 		if source := s.UDPRoutes[key.NamespacedName]; source != nil {
-			return &gatewayv1.UDPRoute{TypeMeta: source.TypeMeta, ObjectMeta: source.ObjectMeta, Status: gatewayv1.UDPRouteStatus{RouteStatus: status}}
+			return &gatewayv1.UDPRoute{TypeMeta: source.TypeMeta, ObjectMeta: source.ObjectMeta, Spec: source.Spec, Status: gatewayv1.UDPRouteStatus{RouteStatus: status}}
 		}
 	}
 	return nil

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes sure the command line tools are there that the tests and the demo show
-# things with: nft, conntrack and ip. As root it installs what is missing;
-# otherwise it names the one command that does.
+# things with: nft, conntrack and ip, and the file from which nft knows that
+# protocol 6 is called tcp. As root it installs what is missing; otherwise it names
+# the one command that does.
 set -euo pipefail
 
 # Debian keeps these out of the PATH of ordinary users.
@@ -11,6 +12,7 @@ missing=()
 for tool in nft conntrack ip; do
 	command -v "$tool" >/dev/null || missing+=("$tool")
 done
+[[ -e /etc/protocols ]] || missing+=(/etc/protocols)
 if [[ ${#missing[@]} -eq 0 ]]; then
 	exit 0
 fi
@@ -21,6 +23,10 @@ package() {
 	*" nft") echo nftables ;;
 	"apt-get conntrack") echo conntrack ;;
 	*" conntrack") echo conntrack-tools ;;
+	"apt-get /etc/protocols") echo netbase ;;
+	"dnf /etc/protocols") echo setup ;;
+	"zypper /etc/protocols") echo netcfg ;;
+	"apk /etc/protocols") echo alpine-baselayout-data ;;
 	"dnf ip") echo iproute ;;
 	*" ip") echo iproute2 ;;
 	esac
@@ -43,15 +49,16 @@ for tool in "${missing[@]}"; do
 	packages+=("$(package "$manager" "$tool")")
 done
 
+refresh=
 case $manager in
-apt-get) install=(apt-get install -y --no-install-recommends) ;;
+apt-get) install=(apt-get install -y --no-install-recommends) refresh="apt-get update && " ;;
 dnf) install=(dnf install -y) ;;
 zypper) install=(zypper --non-interactive install) ;;
 apk) install=(apk add) ;;
 esac
 
 if [[ $(id -u) -ne 0 ]]; then
-	echo "Missing: ${missing[*]}. Install with: sudo ${install[*]} ${packages[*]}" >&2
+	echo "Missing: ${missing[*]}. Run as root: $refresh${install[*]} ${packages[*]}" >&2
 	exit 1
 fi
 
@@ -59,13 +66,13 @@ echo "Installing ${packages[*]}"
 if [[ $manager == apt-get ]]; then
 	export DEBIAN_FRONTEND=noninteractive
 	# The lists may be absent (containers) or old; one refresh cures both.
-	"${install[@]}" "${packages[@]}" >/dev/null 2>&1 || { apt-get update -q >/dev/null && "${install[@]}" "${packages[@]}" >/dev/null; }
+	"${install[@]}" "${packages[@]}" >/dev/null 2>&1 || { apt-get update -q >/dev/null && "${install[@]}" "${packages[@]}" 2>&1 >/dev/null | grep -v debconf >&2 || true; }
 else
 	"${install[@]}" "${packages[@]}" >/dev/null
 fi
 
 for tool in "${missing[@]}"; do
-	if ! command -v "$tool" >/dev/null; then
+	if ! command -v "$tool" >/dev/null && ! [[ -e $tool ]]; then
 		echo "$tool is still missing after: ${install[*]} ${packages[*]}" >&2
 		exit 1
 	fi

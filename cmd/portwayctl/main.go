@@ -38,7 +38,7 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true, // run prints them once
 		RunE: func(c *cobra.Command, _ []string) error {
-			return errors.Join(c.Help(), errors.New("name a command, such as: portwayctl check -f examples"))
+			return errors.Join(c.Help(), errors.New("name a command, such as: portwayctl check -f examples/tcp-routing.yaml -f examples/tcp-routing-backends.yaml"))
 		},
 	}
 	command.AddCommand(newCheckCommand(), newRenderCommand())

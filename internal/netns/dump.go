@@ -31,7 +31,11 @@ func (n *Namespace) Dump() string {
 		case err != nil:
 			fmt.Fprintf(&b, "%v\n", err)
 		default:
-			b.WriteString(out)
+			brief, chains, sets := Brief(out)
+			b.WriteString(brief)
+			if chains+sets > 0 {
+				fmt.Fprintf(&b, "(not shown: %d chains for other slot counts, %d empty sets)\n", chains, sets)
+			}
 		}
 	}
 	return b.String()

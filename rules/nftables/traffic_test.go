@@ -227,7 +227,12 @@ func TestRestartRefusesNothingAndKeepsCounters(t *testing.T) {
 	s := benchState(200).Apply(map[rules.FrontendKey]*rules.Frontend{frontKey: f}, map[string]string{})
 	mustProgram(t, newProgrammer(t, c), s)
 	counter := func() int {
-		n, err := strconv.Atoi(listenerCounter.FindStringSubmatch(nft(t, ns, "list", "map", "inet", "portway", "listeners4"))[1])
+		listing := nft(t, ns, "list", "map", "inet", "portway", "listeners4")
+		m := listenerCounter.FindStringSubmatch(listing)
+		if m == nil {
+			t.Fatalf("no counter of the listener in:\n%s", listing)
+		}
+		n, err := strconv.Atoi(m[1])
 		if err != nil {
 			t.Fatal(err)
 		}
