@@ -54,8 +54,42 @@ type bindings struct {
 }
 
 type binding struct {
-	addr netip.Addr // zero: the addresses of the nodes
+	place
 	claim
+}
+
+// place is where a port can be taken.
+type place struct {
+	scope scope
+	addr  netip.Addr // of scope oneAddress
+}
+
+type scope uint8
+
+const (
+	oneAddress scope = iota
+	// allNodes: every address of every node, whichever nodes there are.
+	allNodes
+	// someNodes: some addresses of nodes, besides being taken one by one.
+	someNodes
+)
+
+// places returns what has to be free for an assignment, and what it takes.
+// Gateways that ask for different addresses of the nodes do not meet; one that is
+// reached at all of them meets everyone who is reached at any.
+func (g *Gateway) places() (needs, takes []place) {
+	switch {
+	case !g.Assignment.NodeMode:
+	case g.requestsAddresses():
+		needs, takes = []place{{scope: allNodes}}, []place{{scope: someNodes}}
+	default:
+		needs, takes = []place{{scope: allNodes}, {scope: someNodes}}, []place{{scope: allNodes}}
+	}
+	for _, addr := range g.Assignment.Addresses {
+		one := place{oneAddress, addr.Unmap()}
+		needs, takes = append(needs, one), append(takes, one)
+	}
+	return needs, takes
 }
 
 func newBindings(c Config) *bindings {
@@ -77,17 +111,16 @@ func (b *bindings) admit(l *Listener) {
 			}
 		}
 	}
-	addrs := l.Gateway.binds
 	wanted := binding{claim: claim{l.Protocol, l.Port}}
-	for _, addr := range addrs {
-		wanted.addr = addr
+	for _, wanted.place = range l.Gateway.needs {
 		if holder, taken := b.taken[wanted]; taken {
-			l.reject(portTaken(l, holder, addr))
+			l.reject(portTaken(l, holder, wanted.addr))
 			return
 		}
 	}
-	for _, addr := range addrs {
-		wanted.addr = addr
-		b.taken[wanted] = l
+	for _, wanted.place = range l.Gateway.takes {
+		if _, taken := b.taken[wanted]; !taken { // someNodes may be taken by several
+			b.taken[wanted] = l
+		}
 	}
 }

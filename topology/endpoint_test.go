@@ -67,6 +67,14 @@ func TestEndpoints(t *testing.T) {
 			nil,
 		},
 		{
+			"a duplicate is local if any of its entries is",
+			[]*discoveryv1.EndpointSlice{slice("a", 80, "10.0.0.1"), with(slice("b", 80, "10.0.0.1"), func(s *discoveryv1.EndpointSlice) {
+				s.Endpoints[0].NodeName = ptr.To("n1")
+			}), slice("c", 80, "10.0.0.1")},
+			[]string{"10.0.0.1:80 local"},
+			nil,
+		},
+		{
 			"a named target port may differ per slice",
 			[]*discoveryv1.EndpointSlice{slice("a", 8080, "10.0.0.1"), slice("b", 9090, "10.0.0.2")},
 			[]string{"10.0.0.1:8080", "10.0.0.2:9090"},

@@ -189,7 +189,7 @@ func (f *Forwarder) addresses(g *Gateway) []netip.Addr {
 	switch {
 	case !g.Assignment.NodeMode:
 		return g.Assignment.Addresses
-	case len(g.Source.Spec.Addresses) == 0:
+	case !g.requestsAddresses():
 		return f.node.Addresses
 	default:
 		return slices.DeleteFunc(slices.Clone(f.node.Addresses), func(a netip.Addr) bool {

@@ -21,7 +21,7 @@ func gatewaysOf(s Snapshot, classes map[string]*GatewayClass) []*Gateway {
 		}
 		gateway := &Gateway{Source: source, Key: key, controller: class.Source.Spec.ControllerName, claimed: make(claims)}
 		gateway.Assignment, gateway.assigned = s.Addresses[key]
-		gateway.binds = bindAddrs(gateway.Assignment)
+		gateway.needs, gateway.takes = gateway.places()
 		gateway.fault = gatewayFault(source, class)
 		gateway.own, gateway.excess = newListeners(gateway, nil, source.Spec.Listeners)
 		gateway.Listeners = gateway.own
@@ -67,20 +67,6 @@ func (g *Gateway) admitOwn(bound *bindings) {
 	g.Accepted = g.admitted > 0
 }
 
-// bindAddrs are the addresses whose ports an assignment needs. The zero Addr
-// stands for "the nodes": all Gateways in node mode share those ports whichever
-// nodes there are.
-func bindAddrs(a Assignment) []netip.Addr {
-	addrs := make([]netip.Addr, 0, len(a.Addresses)+1)
-	if a.NodeMode {
-		addrs = append(addrs, netip.Addr{})
-	}
-	for _, addr := range a.Addresses {
-		addrs = append(addrs, addr.Unmap())
-	}
-	return addrs
-}
-
 // unusableAddress returns the index of the first spec.addresses entry that asks
 // for an address the Gateway was not assigned, -1 without one. An empty value
 // asks for any address.
@@ -96,9 +82,14 @@ func (g *Gateway) unusableAddress() int {
 	})
 }
 
-// requestsAddresses: the spec asks for addresses, so that in node mode only
-// those are bound and not every address of a node.
-func (g *Gateway) requestsAddresses() bool { return len(g.Source.Spec.Addresses) > 0 }
+// requestsAddresses: the spec asks for certain addresses, so that in node mode only
+// those are bound and not every address of a node. An entry without a value asks
+// for any.
+func (g *Gateway) requestsAddresses() bool {
+	return len(g.Source.Spec.Addresses) > 0 && !slices.ContainsFunc(g.Source.Spec.Addresses, func(a gatewayv1.GatewaySpecAddress) bool {
+		return a.Value == ""
+	})
+}
 
 // chooseWinners gives every valid listener its oldest route. TCP and UDP know no
 // matching within a port, so one route takes all (Gateway API, "Conflicts").

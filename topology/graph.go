@@ -51,7 +51,8 @@ type Gateway struct {
 	own        []*Listener                 // the head of Listeners: those of the spec
 	excess     int                         // listeners of the spec beyond maxListeners, which are left out
 	sets       []*ListenerSet              // by precedence, also those that are not accepted
-	binds      []netip.Addr                // see bindAddrs
+	needs      []place                     // where its ports must be free
+	takes      []place                     // where they are then taken
 	assigned   bool                        // the Snapshot has an Assignment, be it an empty one
 	claimed    claims                      // by valid listeners so far
 	admitted   int                         // valid listeners so far
