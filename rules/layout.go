@@ -34,8 +34,9 @@ type Layout struct {
 //
 // Bounds, for up to MaxBackends backends of up to 1000 endpoints: every backend's
 // share and the refused share are within MaxShareError of exact, and exact where
-// the Ladder holds the common denominator; a weight > 0 gets at least one slot;
-// endpoints of one backend differ by at most one slot. Never more than MaxSlots.
+// the Ladder holds the common denominator (with RefusedDraws, as exact as those); a
+// weight > 0 gets at least one slot; endpoints of one backend differ by at most one
+// slot. Never more than MaxSlots.
 func NewLayout(f *Frontend, previous []Slot) Layout {
 	var live []*Backend
 	var liveWeight, refusedWeight int64

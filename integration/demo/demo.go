@@ -294,7 +294,7 @@ func (d *demo) edit() error {
 		return fmt.Errorf("%d of %d connections were lost during the edit: %s", lost, all.Total(), all)
 	}
 	d.out.columns([][]string{
-		{"before", fmt.Sprintf("%d connections, from foo-1 and foo-2 only", before)},
+		{"before", fmt.Sprintf("%d connections", before)},
 		{"after", fmt.Sprintf("%d connections: %s", connections, counts(after))},
 		{"all along", fmt.Sprintf("%d connections without a pause, %d refused", all.Total(), all.Refused)},
 	})
