@@ -65,8 +65,8 @@ func ParseAddresses(texts []string) ([]netip.Addr, error) {
 	addresses := make([]netip.Addr, 0, len(texts))
 	for _, text := range texts {
 		addr, err := netip.ParseAddr(text)
-		if err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() {
-			return nil, fmt.Errorf("node address %q: must be an address of this node, such as 192.0.2.1 or 2001:db8::1", text)
+		if err != nil || addr.Zone() != "" || !addr.Unmap().IsGlobalUnicast() {
+			return nil, fmt.Errorf("node address %q: must be an address of this node at which others reach it, such as 192.0.2.1 or 2001:db8::1", text)
 		}
 		addresses = append(addresses, addr.Unmap())
 	}

@@ -2,12 +2,14 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/rules"
@@ -34,7 +36,13 @@ type agent struct {
 	source     source
 	programmer programmer
 	addresses  func() ([]netip.Addr, error)
-	statuses   *statusWriter // nil when nobody wants them
+	// assign gives the Gateways their addresses.
+	assign   func(map[types.NamespacedName]*gatewayv1.Gateway, []netip.Addr) map[types.NamespacedName]topology.Assignment
+	statuses *statusWriter // nil when nobody wants them
+	reports  *reportWriter // nil without a cluster
+	progress *progress
+	metrics  *instruments
+	clock    clock.PassiveClock
 
 	snapshot  topology.Snapshot
 	current   []netip.Addr // the node's addresses
@@ -49,9 +57,20 @@ type agent struct {
 func newAgent(node string, config topology.Config, from source, to programmer, addresses func() ([]netip.Addr, error)) *agent {
 	return &agent{
 		node: node, config: config, source: from, programmer: to, addresses: addresses,
+		assign:    cluster.Assign,
+		progress:  newProgress(clock.RealClock{}),
+		metrics:   newInstruments(),
+		clock:     clock.RealClock{},
 		graph:     &topology.Graph{},
 		forwarder: topology.NewForwarder(topology.Node{Name: node}),
 	}
+}
+
+// tracked is pass, seen by whoever asks for the agent's health.
+func (a *agent) tracked(ctx context.Context, full bool) error {
+	a.progress.begin()
+	defer a.progress.end()
+	return a.pass(ctx, full)
 }
 
 // pass brings the kernel up to date once.
@@ -75,13 +94,15 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 	if update.Partial {
 		state = state.AsPartial()
 	}
-	if err := validate(a.state, state); err != nil {
-		return fmt.Errorf("decision cannot be programmed: %w", err)
-	}
 	a.state = state
+	began := a.clock.Now()
 	results, err := a.programmer.Program(ctx, state)
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err() // stopped in the middle: nothing to report
+	}
+	a.metrics.programmed(state.Len(), a.clock.Since(began), a.clock.Now(), programError(results, err))
+	if err == nil {
+		a.progress.succeed()
 	}
 	// Everything below is told after the kernel is up to date.
 	a.publish(results, err)
@@ -112,7 +133,7 @@ func (a *agent) followAddresses(ctx context.Context) error {
 // decide builds the Graph anew.
 func (a *agent) decide(ctx context.Context) {
 	a.undecided = false
-	a.snapshot.Addresses = cluster.Assign(a.snapshot.Gateways, a.current)
+	a.snapshot.Addresses = a.assign(a.snapshot.Gateways, a.current)
 	a.graph = topology.Build(a.snapshot, a.config)
 	a.forwarder.SetGraph(a.graph)
 	unserved := cluster.Unserved(&a.snapshot)
@@ -142,25 +163,21 @@ func logNew(ctx context.Context, message string, old, lines []string) {
 	}
 }
 
-// publish hands what this node has proven to whoever wants statuses.
+// publish hands what this node has proven to whoever wants to know.
 func (a *agent) publish(results rules.Results, err error) {
+	if a.statuses == nil && a.reports == nil {
+		return
+	}
+	v := view{
+		snapshot:  a.snapshot,
+		graph:     a.graph,
+		report:    report(a.node, a.graph, results, err),
+		addresses: a.current,
+	}
 	if a.statuses != nil {
-		a.statuses.offer(view{
-			snapshot: a.snapshot,
-			graph:    a.graph,
-			report:   report(a.node, a.graph, results, err),
-		})
+		a.statuses.offer(v)
 	}
-}
-
-// validate checks the Frontends that are new since the last valid State, so that
-// a mistake of ours never reaches the kernel.
-func validate(old, state *rules.State) error {
-	var errs []error
-	for _, change := range rules.Changes(old, state) {
-		if change.New != nil {
-			errs = append(errs, rules.Validate(change.Key, change.New))
-		}
+	if a.reports != nil {
+		a.reports.offer(v)
 	}
-	return errors.Join(errs...)
 }

@@ -3,9 +3,13 @@ package agent
 import (
 	"context"
 	"errors"
+	"io"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +25,7 @@ import (
 
 // fakeProgrammer commits everything, unless it is told to fail.
 type fakeProgrammer struct {
+	mu        sync.Mutex // guards states
 	states    []*rules.State
 	committed map[string]string
 	err       error
@@ -32,7 +37,9 @@ type fakeProgrammer struct {
 }
 
 func (p *fakeProgrammer) Program(_ context.Context, state *rules.State) (rules.Results, error) {
+	p.mu.Lock()
 	p.states = append(p.states, state)
+	p.mu.Unlock()
 	if p.programmed != nil {
 		p.programmed <- state
 	}
@@ -52,7 +59,18 @@ func (p *fakeProgrammer) Program(_ context.Context, state *rules.State) (rules.R
 func (p *fakeProgrammer) Cleanup(context.Context) error { p.cleaned = true; return nil }
 func (p *fakeProgrammer) Close() error                  { p.closed = true; return nil }
 
-func (p *fakeProgrammer) last() *rules.State { return p.states[len(p.states)-1] }
+func (p *fakeProgrammer) last() *rules.State {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.states[len(p.states)-1]
+}
+
+// all returns the States programmed so far, for tests beside a running agent.
+func (p *fakeProgrammer) all() []*rules.State {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.states)
+}
 
 var guide = []string{"../examples/tcp-routing.yaml", "../examples/tcp-routing-backends.yaml"}
 
@@ -244,18 +262,6 @@ func TestPassWithoutAddresses(t *testing.T) {
 	}
 }
 
-func TestPassRefusesInvalidStates(t *testing.T) {
-	b := newBench(t)
-	b.addresses = []netip.Addr{netip.MustParseAddr("::ffff:192.0.2.1")}
-	_, ctx := ktesting.NewTestContext(t)
-	if err := b.pass(ctx, true); err == nil || !strings.Contains(err.Error(), "one plain IPv4 or IPv6 address") {
-		t.Errorf("error %v", err)
-	}
-	if len(b.kernel.states) != 0 {
-		t.Error("an invalid state was programmed")
-	}
-}
-
 func TestReportCountsOnlyOwnGateways(t *testing.T) {
 	web, other := types.NamespacedName{Namespace: "a", Name: "web"}, types.NamespacedName{Namespace: "a", Name: "other"}
 	graph := &topology.Graph{Gateways: map[types.NamespacedName]*topology.Gateway{
@@ -279,4 +285,27 @@ func TestPassTellsThatObjectsAreMissing(t *testing.T) {
 	if b.kernel.last().Partial() {
 		t.Error("the State still says that objects are missing")
 	}
+}
+
+func TestStatusesAreWrittenOnceTheyCanBe(t *testing.T) {
+	b := newBench(t)
+	blocked := filepath.Join(t.TempDir(), "run")
+	if err := os.WriteFile(blocked, nil, 0o600); err != nil { // a file where a directory is needed
+		t.Fatal(err)
+	}
+	name := filepath.Join(blocked, "status.yaml")
+	b.statuses = newStatusWriter(name, io.Discard, false, b.clock)
+	b.must(t, true)
+	_, ctx := ktesting.NewTestContext(t)
+	ctx, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { defer close(done); b.statuses.run(ctx) }()
+	eventually(t, "a retry", b.clock.HasWaiters)
+	if err := os.Remove(blocked); err != nil {
+		t.Fatal(err)
+	}
+	b.clock.Step(statusRetry)
+	eventually(t, "the status file", func() bool { _, err := os.Stat(name); return err == nil })
+	stop()
+	<-done
 }

@@ -26,3 +26,11 @@ func openBackend(name string, mark uint32) (backend, error) {
 		return nil, fmt.Errorf("unknown backend %q", name)
 	}
 }
+
+// backendName is what reports call the backend of a name.
+func backendName(name string) string {
+	if name == backendAuto {
+		return backendNFTables
+	}
+	return name
+}

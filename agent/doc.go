@@ -1,8 +1,9 @@
-// Package agent is the program that runs on a node: it takes API objects, lets
-// the core decide and keeps the node's kernel equal to the decision.
+// Package agent is the program that runs on a node: it takes API objects of a
+// cluster or from files, lets the core decide and keeps the node's kernel equal to
+// the decision.
 //
-//	Store.Next ─► topology.Build ─► Forwarder.State ─► programmer.Program ─► Reports ─► statuses
-//	              (not for slices)                     (only the difference)
+//	Store.Next ─► topology.Build ─► Forwarder.State ─► programmer.Program ─► Reports ─► statuses   (files)
+//	              (not for slices)                     (only the difference)         └► NodeReport (cluster)
 //
 // Stopping the agent, whatever the way, changes nothing in the kernel. Nothing is
 // programmed before all objects were read once.
@@ -13,5 +14,24 @@
 //     (TestPassSliceChangeDoesNotBuild).
 //   - A failure to program leaves the old rules, is told in the status and tried
 //     again (TestPassReportsProgramErrors).
+//   - An API server that is away stops nothing, and an agent that starts meanwhile
+//     leaves the rules it finds (TestClusterServesWhileTheAPIIsAway,
+//     TestClusterStartsWithoutTheAPI).
+//   - The NodeReport is written when it changes and at no other time; endpoints never
+//     change it (TestReportIsWrittenWhenItChanges, TestClusterFromAPIToKernelAndReport).
+//   - A NodeReport of 5000 Gateways is smaller than 128 KiB (TestNodeReportIsSmall).
 //   - Preflight changes nothing unless it was asked to (TestPreflight).
+//
+// In a cluster, an agent needs these rights and no others, all of them without
+// resourceNames, since those would have to name every node:
+//
+//	cluster   gateway.networking.k8s.io  gatewayclasses gateways listenersets
+//	                                     tcproutes udproutes referencegrants  list watch
+//	cluster   (core)                     namespaces services                  list watch
+//	cluster   discovery.k8s.io           endpointslices                       list watch
+//	cluster   (core)                     nodes                                get
+//	cluster   portway.dev                nodereports                          get create update
+//	namespace coordination.k8s.io        leases                               get create update
+//
+// Discovery (/apis/GROUP/VERSION) is everybody's by system:discovery.
 package agent

@@ -1,16 +1,20 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/bits"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/internal/ports"
 	"github.com/portway-dev/portway/topology"
 )
 
@@ -23,7 +27,19 @@ const (
 
 // Options are what the operator chose.
 type Options struct {
-	Manifests     []string
+	// Manifests to serve; none: a cluster is served.
+	Manifests []string
+	// Kubeconfig says how to reach the API server; empty: as the pod this runs in.
+	Kubeconfig string
+	// Namespace holds the heartbeat Lease.
+	Namespace          string
+	LeaseRenewInterval time.Duration
+	// HealthBindAddress is where health and metrics are served; empty: see
+	// healthAddress.
+	HealthBindAddress string
+	// Version of this program, for its report.
+	Version string
+
 	NodeName      string
 	NodeAddresses []string
 	StatusOut     string
@@ -31,14 +47,19 @@ type Options struct {
 	Backend       string
 	Cleanup       bool
 	SetSysctls    bool
-	NodePorts     portRanges
+	NodePorts     ports.Ranges
 	CTMark        ctMark
 }
 
 // DefaultOptions returns the defaults.
 func DefaultOptions() Options {
-	o := Options{Backend: backendAuto, CTMark: 0x1000, NodePorts: topology.DefaultConfig().NodePorts}
-	if name, err := os.Hostname(); err == nil {
+	o := Options{
+		Namespace:          cmp.Or(os.Getenv("POD_NAMESPACE"), "portway-system"),
+		LeaseRenewInterval: 10 * time.Second,
+		NodeName:           os.Getenv("NODE_NAME"),
+		Backend:            backendAuto, CTMark: 0x1000, NodePorts: topology.DefaultConfig().NodePorts,
+	}
+	if name, err := os.Hostname(); err == nil && o.NodeName == "" {
 		o.NodeName = strings.ToLower(name)
 	}
 	return o
@@ -48,11 +69,20 @@ func DefaultOptions() Options {
 func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&o.Manifests, "manifests", o.Manifests,
 		"file or directory with the YAML or JSON of the API objects; may be repeated; edits take effect at once; of a directory *.yaml, *.yml and *.json are read, nothing below it")
+	fs.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig,
+		"file that says how to reach the API server of the cluster to serve; needed outside of a pod when there are no --manifests")
+	fs.StringVar(&o.Namespace, "namespace", o.Namespace,
+		"namespace of the heartbeat Leases, that of the controller (default: the environment variable POD_NAMESPACE, or portway-system)")
+	fs.Lookup("namespace").DefValue = "" // help is the same in every environment
+	fs.DurationVar(&o.LeaseRenewInterval, "lease-renew-interval", o.LeaseRenewInterval,
+		"how often the heartbeat Lease is renewed; the controller's patience has to be several times as long")
+	fs.StringVar(&o.HealthBindAddress, "health-bind-address", o.HealthBindAddress,
+		fmt.Sprintf("address that /healthz, /readyz and /metrics are served at; 0 turns them off (default: :%d in a cluster, 0 with --manifests)", topology.AgentPort))
 	fs.StringVar(&o.NodeName, "node-name", o.NodeName,
-		"name of this node: endpoints with this nodeName are local to it (default: the host's name)")
+		"name of this node: endpoints with this nodeName are local to it; in a cluster the name of its Node (default: the environment variable NODE_NAME, or the host's name)")
 	fs.Lookup("node-name").DefValue = "" // help is the same on every machine
 	fs.StringArrayVar(&o.NodeAddresses, "node-address", o.NodeAddresses,
-		"address of this node that Gateways are served at; may be repeated, IPv4 and IPv6 (default: the global addresses of all interfaces)")
+		"address of this node that Gateways are served at; may be repeated, IPv4 and IPv6 (default: the global addresses of all interfaces; in a cluster those of them that the Node lists)")
 	fs.StringVar(&o.StatusOut, "status-out", o.StatusOut,
 		"file that the statuses are written to, as YAML, whenever they change; SIGUSR1 prints them")
 	fs.BoolVar(&o.PrintStatus, "print-status", o.PrintStatus,
@@ -74,7 +104,7 @@ func (o *Options) Validate() error {
 	switch o.Backend {
 	case backendAuto, backendNFTables:
 	case backendIPTables:
-		errs = append(errs, errors.New("--backend iptables is not built yet, see docs/; use --backend nftables"))
+		errs = append(errs, errors.New("--backend iptables is not built yet; use --backend nftables"))
 	default:
 		errs = append(errs, fmt.Errorf("--backend %q: must be auto or nftables", o.Backend))
 	}
@@ -85,7 +115,9 @@ func (o *Options) Validate() error {
 		return errors.Join(errs...)
 	}
 	if len(o.Manifests) == 0 {
-		errs = append(errs, errors.New("--manifests is missing: name the files or directories with the API objects"))
+		errs = append(errs, o.validateCluster())
+	} else if o.Kubeconfig != "" {
+		errs = append(errs, errors.New("--kubeconfig and --manifests exclude each other: serve a cluster or files"))
 	}
 	if o.NodeName == "" {
 		errs = append(errs, errors.New("--node-name is missing and this host has no name: give one"))
@@ -99,17 +131,37 @@ func (o *Options) Validate() error {
 	return errors.Join(errs...)
 }
 
+// validateCluster reports what is wrong for serving a cluster.
+func (o *Options) validateCluster() error {
+	var errs []error
+	if o.LeaseRenewInterval < time.Second {
+		errs = append(errs, fmt.Errorf("--lease-renew-interval %s: must be at least 1s", o.LeaseRenewInterval))
+	}
+	if problems := validation.IsDNS1123Label(o.Namespace); len(problems) > 0 {
+		errs = append(errs, fmt.Errorf("--namespace %q: %s", o.Namespace, strings.Join(problems, "; ")))
+	}
+	if o.StatusOut != "" || o.PrintStatus {
+		errs = append(errs, errors.New("--status-out and --print-status need --manifests: in a cluster the controller writes the statuses into the objects"))
+	}
+	return errors.Join(errs...)
+}
+
+// healthAddress is where health and metrics are served; empty: nowhere.
+func (o *Options) healthAddress() string {
+	switch {
+	case o.HealthBindAddress == "0":
+		return ""
+	case o.HealthBindAddress == "" && len(o.Manifests) == 0:
+		return fmt.Sprintf(":%d", topology.AgentPort)
+	default:
+		return o.HealthBindAddress
+	}
+}
+
 // validateStatusOut refuses a file that would be read back as a manifest.
 func (o *Options) validateStatusOut() error {
-	out, err := filepath.Abs(o.StatusOut)
-	if err != nil {
-		return fmt.Errorf("--status-out %s: %w", o.StatusOut, err)
-	}
-	for _, path := range o.Manifests {
-		manifest, err := filepath.Abs(path)
-		if err == nil && (out == manifest || filepath.Dir(out) == manifest) {
-			return fmt.Errorf("--status-out %s lies in --manifests %s and would be read as a manifest: put it elsewhere", o.StatusOut, path)
-		}
+	if cluster.Reads(o.Manifests, o.StatusOut) {
+		return fmt.Errorf("--status-out %s lies in --manifests %s and would be read as a manifest: put it elsewhere", o.StatusOut, strings.Join(o.Manifests, ", "))
 	}
 	return nil
 }

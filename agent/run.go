@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -23,6 +24,7 @@ type environment struct {
 	sysctls   sysctls
 	addresses func() ([]netip.Addr, error)
 	open      func(backend string, mark uint32) (backend, error)
+	connect   func(kubeconfig string) (cluster.Clients, error)
 	loop      syncloop.Config
 	clock     clock.WithTicker
 	// printStatus delivers requests to print the statuses.
@@ -33,11 +35,17 @@ type environment struct {
 // started has ended, and the rules are still in the kernel. Statuses go to out;
 // a signal on printStatus prints them.
 func Run(ctx context.Context, o Options, out io.Writer, printStatus <-chan os.Signal) error {
+	held, err := lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = held.Close() }() // it goes with the process at the latest
 	return run(ctx, o, environment{
 		out:         out,
 		sysctls:     procSysctls{},
 		addresses:   hostAddresses,
 		open:        openBackend,
+		connect:     connect,
 		loop:        syncloop.DefaultConfig(),
 		clock:       clock.RealClock{},
 		printStatus: printStatus,
@@ -48,9 +56,17 @@ func run(ctx context.Context, o Options, env environment) error {
 	if err := o.Validate(); err != nil {
 		return err
 	}
-	if o.Cleanup {
+	switch {
+	case o.Cleanup:
 		return cleanUp(ctx, o, env)
+	case len(o.Manifests) == 0:
+		return runCluster(ctx, o, env)
+	default:
+		return runStandalone(ctx, o, env)
 	}
+}
+
+func runStandalone(ctx context.Context, o Options, env environment) error {
 	addresses, err := o.addresses(env)
 	if err != nil {
 		return err
@@ -69,19 +85,30 @@ func run(ctx context.Context, o Options, env environment) error {
 		return err
 	}
 	defer func() { _ = kernel.Close() }() // only sockets; the rules stay
-	if err := checkHost(ctx, o, env, addresses); err != nil {
+	if _, err := checkHost(ctx, o, env, addresses); err != nil {
 		return err
 	}
-	topologyConfig := topology.DefaultConfig()
-	topologyConfig.NodePorts = o.NodePorts
-	a := newAgent(o.NodeName, topologyConfig, store, kernel, addresses)
+	health, err := o.listenHealth()
+	if err != nil {
+		return err
+	}
+	a := o.newAgent(env, store, kernel, addresses)
 	a.statuses = newStatusWriter(o.StatusOut, env.out, o.PrintStatus, env.clock)
-	a.serve(ctx, env, manifests)
+	a.serve(ctx, env, manifests, health)
 	return nil
 }
 
+// newAgent makes the agent of both modes.
+func (o *Options) newAgent(env environment, from source, to programmer, addresses func() ([]netip.Addr, error)) *agent {
+	config := topology.DefaultConfig()
+	config.NodePorts = o.NodePorts
+	a := newAgent(o.NodeName, config, from, to, addresses)
+	a.clock, a.progress = env.clock, newProgress(env.clock)
+	return a
+}
+
 // serve runs everything until ctx ends and everything has ended.
-func (a *agent) serve(ctx context.Context, env environment, manifests *cluster.Manifests) {
+func (a *agent) serve(ctx context.Context, env environment, manifests *cluster.Manifests, health net.Listener) {
 	var running sync.WaitGroup
 	running.Go(func() { manifests.Run(ctx) })
 	// The writer outlives the loop, so that the last statuses are those of the
@@ -99,11 +126,23 @@ func (a *agent) serve(ctx context.Context, env environment, manifests *cluster.M
 			}
 		}
 	})
-	syncloop.Run(ctx, env.loop, a.source.Changed(), a.pass)
+	if health != nil {
+		running.Go(func() { serveHealth(ctx, health, healthHandler(a.progress, a.metrics)) })
+	}
+	a.loop(ctx, env)
 	running.Wait()
 	stopWriting()
 	writer.Wait()
 	klog.FromContext(ctx).Info("Stopped; the rules stay in the kernel, --cleanup removes them")
+}
+
+// loop makes passes until ctx ends.
+func (a *agent) loop(ctx context.Context, env environment) {
+	changed := make(chan struct{}, 1)
+	var relay sync.WaitGroup
+	relay.Go(func() { a.progress.relay(ctx, a.source.Changed(), changed) })
+	syncloop.Run(ctx, env.loop, changed, a.tracked)
+	relay.Wait()
 }
 
 // addresses returns where the node's addresses come from.
@@ -118,21 +157,21 @@ func (o *Options) addresses(env environment) (func() ([]netip.Addr, error), erro
 	return func() ([]netip.Addr, error) { return given, nil }, nil
 }
 
-// checkHost logs what preflight finds.
-func checkHost(ctx context.Context, o Options, env environment, addresses func() ([]netip.Addr, error)) error {
+// checkHost logs what preflight finds, and returns it.
+func checkHost(ctx context.Context, o Options, env environment, addresses func() ([]netip.Addr, error)) (warnings []string, err error) {
 	known, err := addresses()
 	if err != nil {
-		return fmt.Errorf("find the node's addresses: %w", err)
+		return nil, fmt.Errorf("find the node's addresses: %w", err)
 	}
 	logger := klog.FromContext(ctx)
 	if len(known) == 0 {
 		logger.Info("This host has no global address: Gateways are served once it gets one, or name one with --node-address")
 	}
-	warnings, err := preflight(env.sysctls, known, o.SetSysctls)
+	warnings, err = preflight(env.sysctls, known, o.SetSysctls)
 	for _, w := range warnings {
 		logger.Info("Preflight warning", "warning", w)
 	}
-	return err
+	return warnings, err
 }
 
 // cleanUp removes what is ours from the kernel.

@@ -18,6 +18,7 @@ import (
 	"k8s.io/klog/v2/ktesting"
 	"k8s.io/utils/clock"
 
+	"github.com/portway-dev/portway/internal/ports"
 	"github.com/portway-dev/portway/internal/syncloop"
 	"github.com/portway-dev/portway/rules"
 	"github.com/portway-dev/portway/topology"
@@ -165,9 +166,21 @@ func TestRunFailsAtTheStart(t *testing.T) {
 			},
 			"find the node's addresses: list addresses: no",
 		},
+		"nothing to serve": {
+			func(o *Options, s *started) { o.Manifests, s.env.connect = nil, connect },
+			"nothing to serve: no kubeconfig is given and this is not a pod of a cluster; name files or directories with API objects with --manifests, or a cluster with --kubeconfig",
+		},
+		"no such kubeconfig": {
+			func(o *Options, s *started) { o.Manifests, o.Kubeconfig, s.env.connect = nil, "nowhere", connect },
+			"read kubeconfig nowhere: stat nowhere: no such file or directory",
+		},
+		"health endpoint": {
+			func(o *Options, _ *started) { o.HealthBindAddress = "192.0.2.1:1" },
+			"open the health endpoint: listen tcp 192.0.2.1:1: bind: cannot assign requested address; choose another --health-bind-address",
+		},
 		"options": {
 			func(o *Options, _ *started) { o.NodeAddresses = []string{"here"} },
-			`--node-address: node address "here": must be an address of this node, such as 192.0.2.1 or 2001:db8::1`,
+			`--node-address: node address "here": must be an address of this node at which others reach it, such as 192.0.2.1 or 2001:db8::1`,
 		},
 	}
 	for name, test := range tests {
@@ -199,9 +212,12 @@ func TestRunCleanup(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	tests := map[string]struct{ args, want string }{
-		"none":          {"", "--manifests is missing: name the files or directories with the API objects"},
+		"a cluster":     {"", ""},
+		"two sources":   {"--manifests a --kubeconfig b", "--kubeconfig and --manifests exclude each other: serve a cluster or files"},
+		"two reporters": {"--print-status", "--status-out and --print-status need --manifests: in a cluster the controller writes the statuses into the objects"},
+		"renewals":      {"--lease-renew-interval 10ms", "--lease-renew-interval 10ms: must be at least 1s"},
 		"good":          {"--manifests a --manifests b,c --node-name n --ct-mark 0x2000 --node-ports 22,80-90", ""},
-		"iptables":      {"--manifests a --backend iptables", "--backend iptables is not built yet, see docs/; use --backend nftables"},
+		"iptables":      {"--manifests a --backend iptables", "--backend iptables is not built yet; use --backend nftables"},
 		"other backend": {"--manifests a --backend ebpf", `--backend "ebpf": must be auto or nftables`},
 		"two bits":      {"--manifests a --ct-mark 0x3", "--ct-mark 0x3: must be exactly one bit, such as 0x1000"},
 		"no mark":       {"--manifests a --ct-mark red", `invalid argument "red" for "--ct-mark" flag: "red": must be a number of 32 bits, such as 0x1000`},
@@ -229,6 +245,34 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+func TestOptionsFromTheEnvironment(t *testing.T) {
+	t.Setenv("NODE_NAME", "n1")
+	t.Setenv("POD_NAMESPACE", "here")
+	if o := DefaultOptions(); o.NodeName != "n1" || o.Namespace != "here" {
+		t.Errorf("node %q, namespace %q", o.NodeName, o.Namespace)
+	}
+	t.Setenv("NODE_NAME", "")
+	t.Setenv("POD_NAMESPACE", "")
+	if o := DefaultOptions(); o.NodeName == "" || o.Namespace != "portway-system" {
+		t.Errorf("node %q, namespace %q", o.NodeName, o.Namespace)
+	}
+}
+
+func TestHealthAddress(t *testing.T) {
+	tests := []struct {
+		manifests, flag, want string
+	}{{"", "", ":9617"}, {"", "0", ""}, {"f", "", ""}, {"f", ":1", ":1"}, {"f", "0", ""}, {"", "127.0.0.1:1", "127.0.0.1:1"}}
+	for _, test := range tests {
+		o := Options{HealthBindAddress: test.flag}
+		if test.manifests != "" {
+			o.Manifests = []string{test.manifests}
+		}
+		if got := o.healthAddress(); got != test.want {
+			t.Errorf("manifests %q, flag %q: %q, want %q", test.manifests, test.flag, got, test.want)
+		}
+	}
+}
+
 func TestOptionValues(t *testing.T) {
 	o := DefaultOptions()
 	if got := o.NodePorts.String(); got != "22,2379-2380,6443,9617,10250-10259" {
@@ -237,7 +281,7 @@ func TestOptionValues(t *testing.T) {
 	if err := o.NodePorts.Set(" 22, 80-90"); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(portRanges{{First: 22, Last: 22}, {First: 80, Last: 90}}, o.NodePorts); diff != "" {
+	if diff := cmp.Diff(ports.Ranges{{First: 22, Last: 22}, {First: 80, Last: 90}}, o.NodePorts); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if err := o.NodePorts.Set(""); err != nil || len(o.NodePorts) != 0 {

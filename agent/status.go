@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
@@ -19,11 +21,13 @@ import (
 	"github.com/portway-dev/portway/topology"
 )
 
-// view is what statuses are made from.
+// view is what statuses and reports are made from.
 type view struct {
 	snapshot topology.Snapshot
 	graph    *topology.Graph
 	report   topology.NodeReport
+	// addresses of this node.
+	addresses []netip.Addr
 }
 
 // statusWriter writes the statuses to a file and a stream. It works beside the
@@ -32,7 +36,7 @@ type statusWriter struct {
 	file  string    // empty: none
 	out   io.Writer // statuses printed on request, and on change if echo is set
 	echo  bool
-	clock clock.PassiveClock
+	clock clock.Clock
 
 	requested chan struct{} // somebody wants them printed
 	fresh     chan struct{} // latest changed
@@ -47,7 +51,7 @@ type statusWriter struct {
 	written     []byte // as in the file
 }
 
-func newStatusWriter(file string, out io.Writer, echo bool, c clock.PassiveClock) *statusWriter {
+func newStatusWriter(file string, out io.Writer, echo bool, c clock.Clock) *statusWriter {
 	w := &statusWriter{
 		file: file, out: out, echo: echo, clock: c,
 		requested: make(chan struct{}, 1),
@@ -84,17 +88,30 @@ func signal(c chan struct{}) {
 	}
 }
 
+// statusRetry is when a file that could not be written is tried again.
+const statusRetry = 5 * time.Second
+
 // run writes until ctx ends, the last view included.
 func (w *statusWriter) run(ctx context.Context) {
+	var retry <-chan time.Time
+	update := func() {
+		err := w.update()
+		w.log(ctx, err)
+		if retry = nil; err != nil {
+			retry = w.clock.After(statusRetry)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			w.log(ctx, w.update())
 			return
 		case <-w.fresh:
-			w.log(ctx, w.update())
+			update()
+		case <-retry:
+			update()
 		case <-w.requested:
-			w.log(ctx, w.update())
+			update()
 			if _, err := w.out.Write(w.text); err != nil {
 				w.log(ctx, fmt.Errorf("print statuses: %w", err))
 			}
@@ -150,6 +167,9 @@ func (w *statusWriter) format(v *view) ([]byte, error) {
 
 // replaceFile writes a file so that a reader sees the old content or the new one.
 func replaceFile(name string, content []byte) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil { // /run is empty after a boot
+		return err
+	}
 	temp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
 	if err != nil {
 		return err

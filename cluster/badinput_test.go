@@ -67,6 +67,34 @@ func TestBadInput(t *testing.T) {
 			gatewayHead + "  listeners:\n  - {name: l, protocol: TCP, port: 99999999999}\n",
 			"m.yaml:7: Gateway default/web: spec.listeners[0].port: the number 99999999999 is out of range; it must be -2147483648 to 2147483647",
 		},
+		"port not whole": {
+			gatewayHead + "  listeners:\n  - {name: l, protocol: TCP, port: 6000.0}\n",
+			"m.yaml:7: Gateway default/web: spec.listeners[0].port: must be a whole number, not 6000.0",
+		},
+		"port true": {
+			gatewayHead + "  listeners:\n  - {name: l, protocol: TCP, port: true}\n",
+			"m.yaml:7: Gateway default/web: spec.listeners[0].port: must be a whole number, not true",
+		},
+		"port beyond 64 bits": {
+			gatewayHead + "  listeners:\n  - {name: l, protocol: TCP, port: 99999999999999999999}\n",
+			"m.yaml:7: Gateway default/web: spec.listeners[0].port: the number 99999999999999999999 is out of range; it must be -2147483648 to 2147483647",
+		},
+		"generation beyond 64 bits": {
+			strings.Replace(gatewayHead, "{name: web}", "{name: web, generation: 9223372036854775808}", 1) + oneListener,
+			"m.yaml:3: Gateway default/web: metadata.generation: the number 9223372036854775808 is out of range; it must be -9223372036854775808 to 9223372036854775807",
+		},
+		"weight not whole": {
+			routeHead + oneParent + "  rules:\n  - backendRefs:\n    - {name: s, port: 1, weight: 1.5}\n",
+			"m.yaml:9: TCPRoute default/r: spec.rules[0].backendRefs[0].weight: must be a whole number, not 1.5",
+		},
+		"number where a mapping belongs": {
+			gatewayHead + oneListener + "  infrastructure: 5\n",
+			"m.yaml:8: Gateway default/web: spec.infrastructure: must be a mapping of fields, not 5",
+		},
+		"number where a boolean belongs": {
+			serviceHead + "  publishNotReadyAddresses: 1\n  ports: [{port: 1}]\n",
+			"m.yaml:5: Service default/s: spec.publishNotReadyAddresses: must be true or false, not 1",
+		},
 		"name not a string": {
 			gatewayHead + "  listeners:\n  - {name: 1, protocol: TCP, port: 80}\n",
 			"m.yaml:7: Gateway default/web: spec.listeners[0].name: must be a string, not the number 1; put it in quotes",

@@ -1,14 +1,21 @@
 // Package cluster is the one adapter between the Kubernetes API and the core:
-// it turns API objects, read from YAML files, into Snapshots and EndpointSlices,
-// and statuses back into the documents the API would carry.
+// it turns API objects, read from an API server or from YAML files, into Snapshots
+// and EndpointSlices, and for files statuses back into the documents the API would
+// carry.
 //
-//	files ──Manifests──► Store ──Next──► Update{Snapshot, Slices} ──► topology
+//	API server ──Live──► Store ──Next──► Update{Snapshot, Slices, Fleet} ──► topology
+//	files ──Manifests──► Store
 //	topology.Statuses ──StatusWriter──► apiVersion/kind/metadata/status documents
 //
 // It decides nothing about traffic; it refuses what an API server would refuse.
-// Two things it does decide, because no API server is there to do so: which
-// addresses a Gateway has (Assign), and that all documents without a
-// creationTimestamp are equally old.
+// Two things it does decide for files, because no API server is there to do so:
+// which addresses a Gateway has (Assign), and that all documents without a
+// creationTimestamp are equally old. In a cluster the controller assigns addresses
+// and everyone else reads them (Assigned).
+//
+// Live watches what liveKinds lists and nothing else, never Secrets. Objects from
+// it are trimmed: they are for reading, and whoever writes anything but a status
+// fetches the object first.
 //
 // Invariants, each with the test that fails when it breaks:
 //
@@ -19,6 +26,14 @@
 //     (TestManifestsBrokenEditKeepsLastGood).
 //   - Every problem names file, line, object and field, and says what to do
 //     (TestBadInput).
+//   - Nothing enters the Store before every kind was read, and then everything as
+//     one change (TestLiveSignalsNothingBeforeAllIsRead).
+//   - A kind that is missing, comes, goes or changes its version is told once and
+//     harms no other (TestLiveSurvivesThatNothingIsServed,
+//     TestLiveSwitchesVersionsWithoutAGap).
+//   - An API server that is away changes nothing
+//     (TestLiveKeepsObjectsWhileTheAPIIsAway).
+//   - No kind is asked for that a program does not need (TestLiveReadsNothingElse).
 //   - Our decoder accepts and yields what the API machinery's strict decoder
 //     does (TestDecodeAgreesWithAPIMachinery, FuzzDocument).
 package cluster

@@ -57,19 +57,21 @@ func Load(paths []string) (*Objects, error) {
 // Manifests keeps a Store equal to what a set of files holds. A file with any
 // problem keeps its last good content as a whole. Not safe for concurrent use.
 type Manifests struct {
-	paths  []string
-	store  *Store
-	clock  clock.WithTicker
-	config ManifestsConfig
-	report func(context.Context, fileReport)
+	paths   []string
+	store   *Store
+	clock   clock.WithTicker
+	config  ManifestsConfig
+	listing *listing
+	report  func(context.Context, fileReport)
 
 	files map[string]*manifestFile
 	// problems of every file as last settled, nil before.
 	problems map[string]Problems
-	// listing holds the places that cannot be listed, and what we told of them.
-	listing  []*Problem
-	unlisted string
-	listed   bool // all places could be listed at least once
+	// unlistable are the places that cannot be listed, toldUnlistable what we told
+	// of them by their names.
+	unlistable     []*Problem
+	toldUnlistable map[string]string
+	listed         bool // all places could be listed at least once
 
 	fed        map[objectKey]Object // what the Store holds of us
 	written    map[objectKey]Object // the same objects as their documents have them
@@ -79,29 +81,36 @@ type Manifests struct {
 func newManifests(config ManifestsConfig, store *Store) *Manifests {
 	return &Manifests{
 		paths: config.Paths, store: store, clock: config.Clock, config: config,
-		report:     logReport,
-		files:      map[string]*manifestFile{},
-		fed:        map[objectKey]Object{},
-		written:    map[objectKey]Object{},
-		namespaces: map[string]*corev1.Namespace{},
+		listing:        newListing(config.Paths),
+		report:         logReport,
+		files:          map[string]*manifestFile{},
+		toldUnlistable: map[string]string{},
+		fed:            map[objectKey]Object{},
+		written:        map[objectKey]Object{},
+		namespaces:     map[string]*corev1.Namespace{},
 	}
 }
 
-// fileReport is news about one file: its problems, or none after it had some.
+// fileReport is news about one file, or about a place that cannot be listed: its
+// problems, or none after it had some.
 type fileReport struct {
 	File     string
 	Problems Problems
-	// Kept is the number of objects of the last good content that stay in use.
-	Kept int
+	// Objects of the last good content, which are in use unless Removed.
+	Objects int
 	// Recovered: it had problems before.
 	Recovered bool
+	// TakenOver: other objects are in use than before, and not for the first time.
+	TakenOver bool
+	// Removed: it is gone and was confirmed to be.
+	Removed bool
 	// PassedOver kinds, told together with the first reading of a content.
 	PassedOver string
 }
 
 // outcome is what one scan found.
 type outcome struct {
-	reports []fileReport // news only, sorted by file
+	reports []fileReport // news only: files removed, files, places, each sorted
 	// recheck: a file is missing and may be in the middle of being replaced.
 	recheck bool
 	err     error
@@ -110,12 +119,13 @@ type outcome struct {
 // scan reads what changed and brings the Store up to date. Unless all is set,
 // files whose signature did not change are not read.
 func (m *Manifests) scan(all bool) outcome {
-	found, unlistable := listFiles(m.paths)
-	m.listing = unlistable
+	var found []listed
+	found, m.unlistable = m.listing.files()
 	present := make(map[string]bool, len(found))
 	var out outcome
 	changed := map[string]bool{} // files with new content
-	dirty := m.problems == nil   // what counts has to be settled anew
+	first := m.problems == nil
+	dirty := first // what counts has to be settled anew
 	for i, l := range found {
 		present[l.name] = true
 		f := m.files[l.name]
@@ -131,35 +141,44 @@ func (m *Manifests) scan(all bool) outcome {
 			changed[f.name], dirty = true, true
 		}
 	}
-	for name, f := range m.files {
-		if present[name] || len(unlistable) > 0 {
-			continue // what cannot be looked at keeps its last good content
-		}
-		switch {
-		case f.missing.IsZero():
-			f.missing = m.clock.Now()
-			out.recheck = true
-		case m.clock.Since(f.missing) >= m.config.Confirm:
-			delete(m.files, name)
-			dirty = true
-		default:
-			out.recheck = true
-		}
-	}
+	out.reports, out.recheck = m.dropMissing(present)
+	dirty = dirty || len(out.reports) > 0
 	if dirty {
 		var effective []entry
 		effective, m.problems = m.settle()
 		out.err = m.feed(effective)
 	}
 	m.store.SetPartial(m.partial())
-	out.reports = m.news(changed)
+	out.reports = append(out.reports, m.news(changed, first)...)
 	return out
+}
+
+// dropMissing forgets the files that were missing for long enough and reports
+// whether others still may be in the middle of being replaced. What cannot be
+// looked at keeps its last good content.
+func (m *Manifests) dropMissing(present map[string]bool) (removed []fileReport, recheck bool) {
+	for _, f := range m.sorted() {
+		switch {
+		case present[f.name]:
+		case covers(m.unlistable, f.name):
+			f.missing = time.Time{} // it has all its time anew when its place is back
+		case f.missing.IsZero():
+			f.missing = m.clock.Now()
+			recheck = true
+		case m.clock.Since(f.missing) >= m.config.Confirm:
+			delete(m.files, f.name)
+			removed = append(removed, fileReport{File: f.name, Objects: len(f.good), Removed: true})
+		default:
+			recheck = true
+		}
+	}
+	return removed, recheck
 }
 
 // partial reports whether there is content that was never read since the start: of
 // a file that is broken until now, or of a place that cannot be listed.
 func (m *Manifests) partial() bool {
-	if len(m.listing) > 0 && !m.listed {
+	if len(m.unlistable) > 0 && !m.listed {
 		return true
 	}
 	m.listed = true
@@ -173,12 +192,13 @@ func (m *Manifests) partial() bool {
 
 // reread loads the file's present content and reports whether it is new.
 func (f *manifestFile) reread(s signature) bool {
-	content, err := os.ReadFile(f.name)
+	content, err := readManifest(f.name)
 	switch {
 	case os.IsNotExist(err): // gone since it was listed: the next scan will see
 		return false
 	case err != nil:
 		f.read = false
+		f.entries, f.skipped = nil, nil
 		f.problems = []*Problem{unreadable(f.name, err)}
 		return true
 	}
@@ -220,6 +240,7 @@ func (m *Manifests) settle() (effective []entry, problems map[string]Problems) {
 	}
 	for _, f := range files {
 		if problems[f.name].sort(); len(problems[f.name]) == 0 {
+			f.takenOver = f.takenOver || !sameObjects(f.good, f.entries)
 			f.good, f.settled = f.entries, true
 		}
 		effective = append(effective, f.good...)
@@ -266,12 +287,14 @@ func (f *manifestFile) holds(key objectKey) bool {
 	return slices.ContainsFunc(f.good, func(e entry) bool { return e.key == key })
 }
 
-// news returns what was not told before.
-func (m *Manifests) news(changed map[string]bool) []fileReport {
+// news returns what was not told before. At the first reading everything is taken
+// over, which is not news.
+func (m *Manifests) news(changed map[string]bool, first bool) []fileReport {
 	var reports []fileReport
 	for _, f := range m.sorted() {
 		now := m.problems[f.name]
-		report := fileReport{File: f.name, Kept: len(f.good)}
+		report := fileReport{File: f.name, Objects: len(f.good), TakenOver: f.takenOver && !first}
+		f.takenOver = false
 		if changed[f.name] {
 			report.PassedOver = f.kindsPassedOver()
 		}
@@ -280,17 +303,41 @@ func (m *Manifests) news(changed map[string]bool) []fileReport {
 			report.Problems, report.Recovered = now, f.reported != "" && len(now) == 0
 			f.reported = now.Error()
 		}
-		if !told || report.PassedOver != "" {
+		if !told || report.TakenOver || report.PassedOver != "" {
 			reports = append(reports, report)
 		}
 	}
-	if now := Problems(m.listing); now.Error() != m.unlisted {
-		m.unlisted = now.Error()
-		for _, p := range now {
-			reports = append(reports, fileReport{File: p.File, Problems: Problems{p}})
+	return append(reports, m.placeNews()...)
+}
+
+// placeNews returns what was not told before about places that cannot be listed.
+func (m *Manifests) placeNews() []fileReport {
+	var reports []fileReport
+	now := make(map[string]string, len(m.unlistable))
+	for _, p := range m.unlistable {
+		now[p.File] = p.Message
+		if m.toldUnlistable[p.File] != p.Message {
+			reports = append(reports, fileReport{File: p.File, Problems: Problems{p}, Objects: m.objectsOf(p)})
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(m.toldUnlistable)) {
+		if _, still := now[name]; !still {
+			reports = append(reports, fileReport{File: name, Recovered: true, Objects: m.objectsOf(&Problem{File: name})})
+		}
+	}
+	m.toldUnlistable = now
 	return reports
+}
+
+// objectsOf counts the objects in use of a place.
+func (m *Manifests) objectsOf(place *Problem) int {
+	n := 0
+	for _, f := range m.files {
+		if covers([]*Problem{place}, f.name) {
+			n += len(f.good)
+		}
+	}
+	return n
 }
 
 // feed gives the Store the difference to what it got before.

@@ -3,7 +3,6 @@ package cluster
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"reflect"
 	"slices"
 	"strconv"
@@ -27,6 +26,8 @@ type decoder struct {
 	path     []step
 	aliases  int // depth of aliases we are in
 	aliased  int // nodes seen inside aliases
+
+	exhausted bool // a bound was hit: nothing more is decoded
 }
 
 // step is one step of a field path: a name or an index.
@@ -103,18 +104,20 @@ func (d *decoder) value(node *yaml.Node, into reflect.Value) {
 	}
 }
 
-// bounded guards against aliases that repeat or contain themselves.
+// bounded guards against aliases that repeat or contain themselves. Once a bound
+// was hit, which is told once, the rest of the object is not looked at.
 func (d *decoder) bounded(node *yaml.Node) bool {
+	if d.exhausted {
+		return false
+	}
 	if d.aliases > 0 {
 		d.aliased++
 	}
 	if len(d.path) <= maxDepth && d.aliased <= maxAliasedNode && d.aliases <= maxDepth {
 		return true
 	}
-	if d.aliased <= maxAliasedNode+1 { // once
-		d.fail(node, "aliases repeat too much; write the values out")
-		d.aliased = maxAliasedNode + 1
-	}
+	d.exhausted = true
+	d.fail(node, "aliases repeat too much; write the values out")
 	return false
 }
 
@@ -223,7 +226,7 @@ func (d *decoder) scalar(node *yaml.Node, into reflect.Value) {
 		case ok && (node.Tag == "!!str" || node.Tag == "!!timestamp"):
 			into.SetString(node.Value)
 		case ok && (node.Tag == "!!int" || node.Tag == "!!float" || node.Tag == "!!bool"):
-			d.fail(node, "must be a string, not the %s %s; put it in quotes", describe(node), node.Value)
+			d.fail(node, "must be a string, not the %s %s; put it in quotes", typeOf(node), node.Value)
 			return
 		default:
 			ok = false
@@ -234,11 +237,13 @@ func (d *decoder) scalar(node *yaml.Node, into reflect.Value) {
 	case reflect.Int32, reflect.Int64, reflect.Int:
 		want = "a whole number"
 		var n int64
-		if n, ok = wholeNumber(node); ok {
-			if into.OverflowInt(n) {
-				d.fail(node, "the number %s is out of range; it must be %d to %d", node.Value, math.MinInt32, math.MaxInt32)
-				return
-			}
+		n, ok = wholeNumber(node)
+		if ok && into.OverflowInt(n) || !ok && isBeyond64Bits(node) {
+			most := int64(1)<<(into.Type().Bits()-1) - 1
+			d.fail(node, "the number %s is out of range; it must be %d to %d", node.Value, -most-1, most)
+			return
+		}
+		if ok {
 			into.SetInt(n)
 		}
 	default:
@@ -262,10 +267,20 @@ func wholeNumber(node *yaml.Node) (int64, bool) {
 	return n, true
 }
 
+// isBeyond64Bits reports whether a node is a whole number that wholeNumber cannot
+// hold; YAML takes the larger ones for floats.
+func isBeyond64Bits(node *yaml.Node) bool {
+	return node.Kind == yaml.ScalarNode && (node.Tag == "!!int" || node.Tag == "!!float") &&
+		strings.Trim(node.Value, "+-_0123456789") == ""
+}
+
 // unmarshal hands a value to a type that reads JSON itself: times, ports that
 // may be names.
 func (d *decoder) unmarshal(node *yaml.Node, into reflect.Value) {
 	tree := d.plain(node)
+	if d.exhausted {
+		return
+	}
 	text, err := json.Marshal(tree)
 	if err == nil {
 		err = json.Unmarshal(text, into.Addr().Interface())
@@ -277,7 +292,11 @@ func (d *decoder) unmarshal(node *yaml.Node, into reflect.Value) {
 
 // plain turns a node into what encoding/json makes of the same JSON.
 func (d *decoder) plain(node *yaml.Node) any {
-	node = resolveAlias(node)
+	if node.Kind == yaml.AliasNode {
+		d.aliases++
+		defer func() { d.aliases-- }()
+		node = resolveAlias(node)
+	}
 	if !d.bounded(node) {
 		return nil
 	}
@@ -313,15 +332,21 @@ func describe(node *yaml.Node) string {
 	default:
 	}
 	switch node.Tag {
-	case "!!int", "!!float":
-		return "number"
-	case "!!bool":
-		return "boolean"
+	case "!!int", "!!float", "!!bool":
+		return node.Value
 	case "!!null":
 		return "nothing"
 	default:
 		return strconv.Quote(node.Value)
 	}
+}
+
+// typeOf names the type of a plain number or boolean.
+func typeOf(node *yaml.Node) string {
+	if node.Tag == "!!bool" {
+		return "boolean"
+	}
+	return "number"
 }
 
 func typeName(t reflect.Type) string {

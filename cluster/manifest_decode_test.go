@@ -137,15 +137,53 @@ func TestAliasesAreBounded(t *testing.T) {
 		before := strings.TrimSuffix(strings.Repeat("*a"+strconv.Itoa(i-1)+", ", 10), ", ")
 		bomb += "  a" + strconv.Itoa(i) + ": &a" + strconv.Itoa(i) + " [" + before + "]\n"
 	}
+	const message = "aliases repeat too much; write the values out"
 	for _, text := range []string{
 		bomb + "  addresses: *a11\n",
 		bomb + "  infrastructure: {labels: *a11}\n",
 		gatewayHead + "  addresses: &a [*a]\n",
-		gatewayHead + "  <<: &a {<<: *a}\n",
+		gatewayHead + "  <<: &a {<<: *a}\n  listeners: *a\n",
 	} {
-		if _, err := loadText(t, text); err == nil {
-			t.Errorf("no error for %q", text)
+		_, err := loadText(t, text)
+		if err == nil {
+			t.Fatalf("no error for %q", text)
 		}
+		if n := strings.Count(err.Error(), message); n > 1 {
+			t.Errorf("told %d times: %v", n, err)
+		}
+	}
+}
+
+// TestAliasedNodesAreBounded expands aliases where any value is allowed: the
+// number of nodes is the only bound there.
+func TestAliasedNodesAreBounded(t *testing.T) {
+	tests := map[string]struct {
+		levels int // each holds the one before it ten times
+		want   string
+	}{
+		"few": {levels: 3},
+		"too many": {
+			levels: 6,
+			want:   "m.yaml:9: Gateway default/web: metadata.managedFields[0].fieldsV1.a5[3][6][2][6]: aliases repeat too much; write the values out",
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			text := "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata:\n  name: web\n  managedFields:\n  - operation: Apply\n    fieldsV1:\n      a0: &a0 [x]\n"
+			for i := range test.levels {
+				n := strconv.Itoa(i)
+				text += "      a" + strconv.Itoa(i+1) + ": &a" + strconv.Itoa(i+1) + " [" + strings.TrimSuffix(strings.Repeat("*a"+n+", ", 10), ", ") + "]\n"
+			}
+			// What follows is good, and must not be blamed.
+			_, err := loadText(t, text+"  generation: 3\nspec:\n  gatewayClassName: c\n"+oneListener)
+			got := ""
+			if err != nil {
+				got = err.Error()
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

@@ -3,6 +3,7 @@ package cluster
 import (
 	"crypto/sha256"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -21,13 +22,14 @@ type manifestFile struct {
 	// parsing of what changed.
 	documents map[[sha256.Size]byte]*document
 
-	entries  []entry    // of the last reading; lines are those of the file
-	problems []*Problem // of the last reading
-	skipped  []string
-	good     []entry   // of the last reading without problems
-	settled  bool      // there was such a reading since the start
-	missing  time.Time // since when it was not found, zero while it is there
-	reported string    // the problems we last told about
+	entries   []entry    // of the last reading; lines are those of the file
+	problems  []*Problem // of the last reading
+	skipped   []string
+	good      []entry   // of the last reading without problems
+	settled   bool      // there was such a reading since the start
+	takenOver bool      // good holds other objects than when we last told
+	missing   time.Time // since when it was not found, zero while it is there
+	reported  string    // the problems we last told about
 }
 
 // load reads a content and reports whether it is a new one.
@@ -93,6 +95,22 @@ func (f *manifestFile) duplicates() {
 		}
 		f.problems = append(f.problems, duplicateOf(f.name, e, f.name, first))
 	}
+}
+
+// sameObjects reports whether two contents hold the same objects. Documents that
+// were not parsed again share theirs, so this is cheap for a large file.
+func sameObjects(a, b []entry) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	had := make(map[objectKey]Object, len(a))
+	for _, e := range a {
+		had[e.key] = e.object
+	}
+	return !slices.ContainsFunc(b, func(e entry) bool {
+		object := had[e.key]
+		return object != e.object && !reflect.DeepEqual(object, e.object)
+	})
 }
 
 func duplicateOf(file string, e entry, otherFile string, otherLine int) *Problem {

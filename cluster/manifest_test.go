@@ -2,10 +2,15 @@ package cluster
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -56,6 +61,12 @@ func (s *scanner) step(t *testing.T) []string {
 		if r.Recovered {
 			told = append(told, r.File+" recovered")
 		}
+		if r.Removed {
+			told = append(told, fmt.Sprintf("%s removed: %d", r.File, r.Objects))
+		}
+		if r.TakenOver {
+			told = append(told, fmt.Sprintf("%s taken over: %d", r.File, r.Objects))
+		}
 		if r.PassedOver != "" {
 			told = append(told, r.File+" has "+r.PassedOver)
 		}
@@ -91,10 +102,10 @@ func TestManifestsBrokenEditKeepsLastGood(t *testing.T) {
 	s.want(t, "a b b2")
 	write(t, "m/a.yaml", gatewayYAML("a", 0)+"---\n"+gatewayYAML("new", 80))
 	write(t, "m/b.yaml", gatewayYAML("b", 81))
-	s.want(t, "a b", emptyPort)
+	s.want(t, "a b", emptyPort, "m/b.yaml taken over: 1")
 	s.want(t, "a b") // told once
 	write(t, "m/a.yaml", gatewayYAML("a", 80)+"---\n"+gatewayYAML("new", 80))
-	s.want(t, "a b new", "m/a.yaml recovered")
+	s.want(t, "a b new", "m/a.yaml recovered", "m/a.yaml taken over: 2")
 }
 
 func TestManifestsNeverGood(t *testing.T) {
@@ -107,7 +118,7 @@ func TestManifestsNeverGood(t *testing.T) {
 		t.Error("objects are missing and nobody is told")
 	}
 	write(t, "m/a.yaml", gatewayYAML("a", 80))
-	s.want(t, "a b", "m/a.yaml recovered")
+	s.want(t, "a b", "m/a.yaml recovered", "m/a.yaml taken over: 1")
 	if s.store.Next().Partial {
 		t.Error("every file was good once, nothing is missing")
 	}
@@ -142,7 +153,7 @@ func TestManifestsRemovedFile(t *testing.T) {
 	s.want(t, "a b") // an editor may be about to write it anew
 	s.want(t, "a b")
 	s.clock.Sleep(DefaultManifestsConfig().Confirm) // steps the fake clock
-	s.want(t, "b")
+	s.want(t, "b", "m/a.yaml removed: 1")
 	write(t, "m/a.yaml", "") // a new file, with nothing to lose
 	s.want(t, "b")
 }
@@ -155,7 +166,138 @@ func TestManifestsReplacedFile(t *testing.T) {
 	remove(t, "m/a.yaml")
 	s.want(t, "a")
 	write(t, "m/a.yaml", gatewayYAML("c", 80))
-	s.want(t, "c")
+	s.want(t, "c", "m/a.yaml taken over: 1")
+}
+
+func TestManifestsTakenOver(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "m/a.yaml", gatewayYAML("a", 80)+"---\n"+gatewayYAML("b", 80))
+	s := newScanner(t, "m")
+	s.want(t, "a b") // the first reading is no edit
+	write(t, "m/a.yaml", "# a comment\n"+gatewayYAML("b", 80)+"# another\n---\n"+gatewayYAML("a", 80))
+	s.want(t, "a b") // nothing changed
+	write(t, "m/a.yaml", gatewayYAML("a", 81)+"---\n"+gatewayYAML("b", 80))
+	s.want(t, "a b", "m/a.yaml taken over: 2")
+	write(t, "m/a.yaml", gatewayYAML("a", 81))
+	write(t, "m/new.yaml", gatewayYAML("c", 80))
+	s.want(t, "a c", "m/a.yaml taken over: 1", "m/new.yaml taken over: 1")
+	s.want(t, "a c")
+}
+
+// TestManifestsDirectoryGone keeps what a directory held while it is not there.
+func TestManifestsDirectoryGone(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "m/a.yaml", gatewayYAML("a", 80))
+	write(t, "m/b.yaml", gatewayYAML("b", 80))
+	write(t, "other/c.yaml", gatewayYAML("c", 80))
+	write(t, "single.yaml", gatewayYAML("single", 80))
+	s := newScanner(t, "m", "other", "single.yaml")
+	confirm := func() { s.clock.Sleep(DefaultManifestsConfig().Confirm) } // steps the fake clock
+	s.want(t, "a b c single")
+	if err := os.Rename("m", "old"); err != nil {
+		t.Fatal(err)
+	}
+	s.want(t, "a b c single", "m: the directory is gone; bring it back, empty if its objects are to go")
+	remove(t, "other/c.yaml") // elsewhere removal goes on
+	remove(t, "single.yaml")
+	s.want(t, "a b c single") // told once
+	confirm()
+	s.want(t, "a b", "other/c.yaml removed: 1", "single.yaml removed: 1")
+	confirm()
+	s.want(t, "a b")
+	if s.store.Next().Partial {
+		t.Error("the last good content is in use, nothing is missing")
+	}
+	write(t, "m/b.yaml", gatewayYAML("b2", 80))
+	s.want(t, "a b2", "m/b.yaml taken over: 1", "m recovered") // a may be about to be written
+	confirm()
+	s.want(t, "b2", "m/a.yaml removed: 1")
+}
+
+// TestManifestsIrregular wants what is no regular file neither read,
+// which could wait forever, nor to cost the objects that were there before.
+func TestManifestsIrregular(t *testing.T) {
+	t.Chdir(t.TempDir())
+	pipe := func(name string) {
+		t.Helper()
+		if err := syscall.Mkfifo(name, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pipe("pipe")
+	socket, err := net.Listen("unix", "socket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = socket.Close() }()
+	if err := os.Symlink("/dev/zero", "link"); err != nil {
+		t.Fatal(err)
+	}
+	for path, what := range map[string]string{"pipe": "a pipe", "socket": "a socket", "link": "a device"} {
+		want := "read manifests: " + path + " is " + what + ", which is not read; write the objects to a regular file and name that"
+		if _, err := Load([]string{path}); err == nil || err.Error() != want {
+			t.Errorf("%s: %v", path, err)
+		}
+		if _, err := readManifest(path); path != "socket" && (err == nil || !strings.HasPrefix(err.Error(), "is "+what)) {
+			t.Errorf("%s, listed as a file: %v", path, err)
+		}
+	}
+
+	write(t, "m/a.yaml", gatewayYAML("a", 80))
+	pipe("m/pipe.yaml")
+	write(t, "b.yaml", gatewayYAML("b", 80))
+	s := newScanner(t, "m", "b.yaml")
+	s.want(t, "a b")
+	remove(t, "b.yaml")
+	pipe("b.yaml")
+	s.want(t, "a b", "b.yaml: is a pipe, which is not read; write the objects to a regular file and name that")
+	s.clock.Sleep(DefaultManifestsConfig().Confirm)
+	s.want(t, "a b")
+}
+
+func TestManifestsTooLarge(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "m/a.yaml", gatewayYAML("a", 80)+"---\napiVersion: v1\nkind: Secret\n")
+	s := newScanner(t, "m")
+	s.want(t, "a", "m/a.yaml has Secret")
+	if err := os.Truncate("m/a.yaml", maxFileSize+1); err != nil { // a hole: no disk is filled
+		t.Fatal(err)
+	}
+	s.want(t, "a", "m/a.yaml: is larger than 256 MiB; split it into several files")
+	s.want(t, "a")
+}
+
+// TestManifestsRacyWrite edits a file so that its signature stays the same.
+func TestManifestsRacyWrite(t *testing.T) {
+	t.Chdir(t.TempDir())
+	written := time.Date(2024, 1, 2, 3, 4, 5, 0, time.UTC)
+	edit := func(port int) {
+		t.Helper()
+		write(t, "m/a.yaml", gatewayYAML("a", port))
+		if err := os.Chtimes("m/a.yaml", written, written); err != nil {
+			t.Fatal(err)
+		}
+	}
+	edit(80)
+	s := newScanner(t, "m")
+	fake := clocktesting.NewFakeClock(written)
+	s.clock = fake
+	s.want(t, "a")
+	reads := func(all bool, port gatewayv1.PortNumber) {
+		t.Helper()
+		s.scan(all)
+		u := s.store.Next()
+		if got := u.Snapshot != nil && u.Snapshot.Gateways[key("a")].Spec.Listeners[0].Port == port; got != (port != 0) {
+			t.Errorf("%s after the first write, all %t: %v, want port %d", fake.Since(written), all, u.Snapshot, port)
+		}
+	}
+	edit(81)
+	fake.Step(time.Second)
+	reads(false, 81) // the time stamps are too young to tell
+	edit(82)
+	fake.Step(time.Second)
+	reads(false, 0) // this is why events and the start read everything
+	reads(true, 82)
 }
 
 func TestManifestsDuplicates(t *testing.T) {
@@ -169,11 +311,11 @@ func TestManifestsDuplicates(t *testing.T) {
 	s.want(t, "a b", "m/a.yaml:12: Gateway default/b: is also in m/b.yaml:1; remove or rename one of them")
 	// b lets it go: a is good, without having been touched.
 	write(t, "m/b.yaml", gatewayYAML("b2", 81))
-	s.want(t, "a b b2 c", "m/a.yaml recovered")
+	s.want(t, "a b b2 c", "m/a.yaml recovered", "m/a.yaml taken over: 3", "m/b.yaml taken over: 1")
 	// Both at once: the first in order has it.
 	write(t, "m/a.yaml", gatewayYAML("x", 80))
 	write(t, "m/b.yaml", gatewayYAML("x", 81))
-	s.want(t, "b2 x", "m/b.yaml:1: Gateway default/x: is also in m/a.yaml:1; remove or rename one of them")
+	s.want(t, "b2 x", "m/a.yaml taken over: 1", "m/b.yaml:1: Gateway default/x: is also in m/a.yaml:1; remove or rename one of them")
 }
 
 func TestManifestsPassOver(t *testing.T) {
@@ -211,7 +353,7 @@ func TestManifestsDirectories(t *testing.T) {
 	if err := os.Rename("m/..new", "m/..data"); err != nil {
 		t.Fatal(err)
 	}
-	s.want(t, "a2 d single")
+	s.want(t, "a2 d single", "m/a.yaml taken over: 1")
 }
 
 func TestManifestsUnreadableDirectoryKeepsAll(t *testing.T) {
@@ -227,6 +369,8 @@ func TestManifestsUnreadableDirectoryKeepsAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.want(t, "a", "m: cannot be read: too many levels of symbolic links")
+	s.want(t, "a")
+	s.clock.Sleep(DefaultManifestsConfig().Confirm)
 	s.want(t, "a")
 }
 
@@ -397,7 +541,6 @@ func TestWatchDirectory(t *testing.T) {
 	if err := os.Rename("m", "old"); err != nil {
 		t.Fatal(err)
 	}
-	w.wait(t, "")
 	write(t, "m/d.yaml", gatewayYAML("d", 80)) // the directory comes back
 	w.wait(t, "d")
 	write(t, "m/e.yaml", gatewayYAML("e", 80))
@@ -428,6 +571,104 @@ func TestWatchLinks(t *testing.T) {
 	w.wait(t, "b c x")
 	write(t, "far/x.yaml", gatewayYAML("y", 80))
 	w.wait(t, "b c y")
+}
+
+// TestWatchSteadyWriter wants a file read although somebody never stops writing.
+func TestWatchSteadyWriter(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "m/a.yaml", gatewayYAML("a", 80))
+	_, ctx := ktesting.NewTestContext(t)
+	ctx, cancel := context.WithCancel(ctx)
+	counting := &countsTimers{FakeClock: clocktesting.NewFakeClock(time.Now()), timers: make(chan struct{}, 100)}
+	config := DefaultManifestsConfig()
+	config.Paths, config.Clock, config.Rescan = []string{"m"}, counting, time.Hour
+	w := &watched{store: NewStore()}
+	m, err := NewManifests(ctx, config, w.store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, "m/a.yaml", gatewayYAML("b", 80)) // shows when Run is under way
+	var running sync.WaitGroup
+	running.Go(func() { m.Run(ctx) })
+	defer running.Wait()
+	defer cancel()
+	counting.wait(t)
+	counting.Step(0)
+	w.wait(t, "b")
+
+	file, err := os.OpenFile("m/a.yaml", os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	want := "b"
+	for elapsed := time.Duration(0); elapsed < config.MaxDelay; elapsed += config.Quiet / 2 {
+		name := fmt.Sprintf("c%03d", elapsed.Milliseconds())
+		if _, err := file.WriteString("---\n" + gatewayYAML(name, 80)); err != nil { // one write, one event
+			t.Fatal(err)
+		}
+		counting.wait(t) // for the event
+		want += " " + name
+		counting.Step(config.Quiet / 2)
+	}
+	w.wait(t, want)
+}
+
+// countsTimers is a fake clock that tells of every timer that is set.
+type countsTimers struct {
+	*clocktesting.FakeClock
+	timers chan struct{}
+}
+
+func (c *countsTimers) NewTimer(d time.Duration) clock.Timer {
+	timer := c.FakeClock.NewTimer(d)
+	c.timers <- struct{}{}
+	return timer
+}
+
+func (c *countsTimers) wait(t *testing.T) {
+	t.Helper()
+	select {
+	case <-c.timers:
+	case <-time.After(10 * time.Second):
+		t.Fatal("no timer was set")
+	}
+}
+
+// TestWatchLeavesNothingBehind wants all goroutines of Run to end with it.
+func TestWatchLeavesNothingBehind(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "m/a.yaml", gatewayYAML("a", 80))
+	before := runtime.NumGoroutine()
+	ctx, cancel := context.WithCancel(t.Context())
+	config := DefaultManifestsConfig()
+	config.Paths = []string{"m"}
+	m, err := NewManifests(ctx, config, NewStore())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		running, stop := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			m.Run(running)
+		}()
+		stop()
+		<-done
+	}
+	cancel()
+	poll := time.NewTicker(time.Millisecond)
+	defer poll.Stop()
+	deadline := time.After(10 * time.Second)
+	for runtime.NumGoroutine() > before {
+		select {
+		case <-poll.C:
+		case <-deadline:
+			stacks := make([]byte, 1<<16)
+			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
+		}
+	}
 }
 
 // TestWatchRescans finds a change that no event told of.

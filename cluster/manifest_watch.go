@@ -19,7 +19,8 @@ type ManifestsConfig struct {
 	// the longest a stream of writes can put that off.
 	Quiet, MaxDelay time.Duration
 	// Confirm is how long a file must be missing before its objects go: editors
-	// remove a file before they write it anew.
+	// remove a file before they write it anew. A directory of Paths that is missing
+	// keeps its objects.
 	Confirm time.Duration
 	// Rescan is the period of a look at everything, for changes the kernel does
 	// not tell about (network file systems, links that point far away).
@@ -113,14 +114,20 @@ func (m *Manifests) rescan(ctx context.Context, all bool) (recheck bool, err err
 func logReport(ctx context.Context, r fileReport) {
 	logger := klog.FromContext(ctx)
 	for _, p := range r.Problems {
-		if r.Kept > 0 {
-			logger.Error(p, "Manifest is broken, its last good content stays in use", "file", r.File, "objects", r.Kept)
+		if r.Objects > 0 {
+			logger.Error(p, "Manifest is broken, its last good content stays in use", "file", r.File, "objects", r.Objects)
 		} else {
 			logger.Error(p, "Manifest is broken, nothing of it is used", "file", r.File)
 		}
 	}
 	if len(r.Problems) == 0 && r.Recovered {
-		logger.Info("Manifest is good again", "file", r.File, "objects", r.Kept)
+		logger.Info("Manifest is good again", "file", r.File, "objects", r.Objects)
+	}
+	switch {
+	case r.Removed:
+		logger.Info("Manifest removed, its objects go", "file", r.File, "objects", r.Objects)
+	case r.TakenOver:
+		logger.Info("Manifest taken over", "file", r.File, "objects", r.Objects)
 	}
 	if r.PassedOver != "" {
 		logger.Info("Passed over kinds that mean nothing to this agent", "file", r.File, "kinds", r.PassedOver)

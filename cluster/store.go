@@ -5,22 +5,28 @@ import (
 	"strings"
 	"sync"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/topology"
 )
 
 // Update is what changed in a Store since the previous one was taken.
 type Update struct {
-	// Snapshot is nil when nothing but EndpointSlices changed. The first Update of
-	// a Store always has one. Addresses are left to the caller, see Assign.
+	// Snapshot is nil when nothing but EndpointSlices and the Fleet changed. The first
+	// Update of a Store always has one. Addresses are left to the caller, see Assign
+	// and Assigned.
 	Snapshot *topology.Snapshot
 	// Slices holds, per Service whose EndpointSlices changed, its complete list
 	// sorted by name; an empty list means that none is left.
 	Slices map[types.NamespacedName][]*discoveryv1.EndpointSlice
+	// Fleet is nil unless Nodes, NodeReports or Leases of agents changed.
+	Fleet *Fleet
 	// Partial: some objects could not be read since the process started, so that
 	// the absence of an object proves nothing.
 	Partial bool
@@ -40,7 +46,10 @@ type Store struct {
 	grants     table[types.NamespacedName, gatewayv1.ReferenceGrant, *gatewayv1.ReferenceGrant]
 	namespaces table[string, corev1.Namespace, *corev1.Namespace]
 	services   table[types.NamespacedName, corev1.Service, *corev1.Service]
-	slices     sliceIndex
+	// crds are nil unless somebody looks at CustomResourceDefinitions.
+	crds   table[string, metav1.PartialObjectMetadata, *metav1.PartialObjectMetadata]
+	slices sliceIndex
+	fleet  fleet
 	// stale: the next Update needs a Snapshot.
 	stale   bool
 	partial bool
@@ -117,7 +126,7 @@ func (s *Store) Next() Update {
 	case <-s.changed: // told by what is returned now
 	default:
 	}
-	update := Update{Slices: s.slices.next(), Partial: s.partial}
+	update := Update{Slices: s.slices.next(), Fleet: s.fleet.next(), Partial: s.partial}
 	if s.stale {
 		s.stale = false
 		update.Snapshot = &topology.Snapshot{
@@ -129,6 +138,7 @@ func (s *Store) Next() Update {
 			ReferenceGrants: s.grants.share(),
 			Namespaces:      s.namespaces.share(),
 			Services:        s.services.share(),
+			CRDVersions:     bundleVersions(s.crds.objects),
 		}
 	}
 	return update
@@ -155,6 +165,10 @@ func (s *Store) put(object Object) (changed bool, err error) {
 		changed = s.services.set(key, o)
 	case *discoveryv1.EndpointSlice:
 		return s.slices.set(o)
+	case *metav1.PartialObjectMetadata:
+		changed = isGatewayCRD(o) && s.crds.set(key.Name, o)
+	case *corev1.Node, *v1alpha1.NodeReport, *coordinationv1.Lease:
+		return s.fleet.put(object), nil
 	default:
 		return false, fmt.Errorf("%T %s is not a kind this store holds", object, key)
 	}
@@ -164,7 +178,7 @@ func (s *Store) put(object Object) (changed bool, err error) {
 
 func (s *Store) remove(object Object) (changed bool, err error) {
 	key := types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}
-	switch object.(type) {
+	switch o := object.(type) {
 	case *gatewayv1.GatewayClass:
 		changed = s.classes.remove(key.Name)
 	case *gatewayv1.Gateway:
@@ -183,6 +197,10 @@ func (s *Store) remove(object Object) (changed bool, err error) {
 		changed = s.services.remove(key)
 	case *discoveryv1.EndpointSlice:
 		return s.slices.remove(key), nil
+	case *metav1.PartialObjectMetadata:
+		changed = isGatewayCRD(o) && s.crds.remove(key.Name)
+	case *corev1.Node, *v1alpha1.NodeReport, *coordinationv1.Lease:
+		return s.fleet.remove(object), nil
 	default:
 		return false, fmt.Errorf("%T %s is not a kind this store holds", object, key)
 	}

@@ -1,5 +1,5 @@
 // Command portway-agent keeps the kernel of one node forwarding what the Gateway
-// API objects in a set of files say.
+// API objects of a cluster, or in a set of files, say.
 package main
 
 import (
@@ -28,6 +28,7 @@ func main() {
 
 func run(args []string, stdout, stderr io.Writer) int {
 	options := agent.DefaultOptions()
+	options.Version = version
 	logging := logsapi.NewLoggingConfiguration()
 	flags := pflag.NewFlagSet("portway-agent", pflag.ContinueOnError)
 	flags.SetOutput(stdout) // for --help; errors are printed below

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -18,24 +19,31 @@ func newCheckCommand() *cobra.Command {
 		Use:   "check -f PATH...",
 		Short: "Print the statuses that objects would get",
 		Long: "Print the statuses that the controller would write for these objects. Exits with 1 when a file is broken,\n" +
-			"a condition is bad or an object is served by nobody. Programmed is not evaluated: no node is asked.",
+			"a condition is bad or an object is served by nobody; with a broken file the statuses are those that the\n" +
+			"other files yield without it. Programmed is not evaluated: no node is asked.",
 		Example: "  portwayctl check -f examples/tcp-routing.yaml -f examples/tcp-routing-backends.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if format != "table" && format != "yaml" {
 				return fmt.Errorf("-o %q: must be table or yaml", format)
 			}
-			d, err := in.decide(c.ErrOrStderr())
-			if err != nil {
-				return err
+			d, broken := in.decide(c.ErrOrStderr())
+			if d == nil {
+				return broken
 			}
-			return check(c.OutOrStdout(), c.ErrOrStderr(), d, format)
+			err := check(c.OutOrStdout(), c.ErrOrStderr(), d, format)
+			if broken != nil && errors.Is(err, errNothing) {
+				err = nil // a class may be in a broken file
+			}
+			return errors.Join(broken, err)
 		},
 	}
 	in.addFlags(command)
 	command.Flags().StringVarP(&format, "output", "o", "table", "table or yaml; yaml is what the API would carry, without times")
 	return command
 }
+
+var errNothing = fmt.Errorf("nothing to serve: no GatewayClass has controllerName %s", topology.ControllerName)
 
 // check prints the statuses and fails when something is bad.
 func check(out, notes io.Writer, d *decision, format string) error {
@@ -64,7 +72,7 @@ func check(out, notes io.Writer, d *decision, format string) error {
 	case bad > 0 || len(unserved) > 0:
 		return fmt.Errorf("bad conditions: %d, not served: %d", bad, len(unserved))
 	case len(objects) == 0:
-		return fmt.Errorf("nothing to serve: no GatewayClass has controllerName %s", topology.ControllerName)
+		return errNothing
 	}
 	return nil
 }

@@ -40,7 +40,8 @@ type decision struct {
 	graph   *topology.Graph
 }
 
-// decide reads the files and decides. What was passed over goes to notes.
+// decide reads the files and decides. What was passed over goes to notes. With an
+// error there may be a decision: that of the files without problems.
 func (in *input) decide(notes io.Writer) (*decision, error) {
 	if len(in.files) == 0 {
 		return nil, errors.New("-f is missing: name the files or directories with the API objects")
@@ -49,13 +50,12 @@ func (in *input) decide(notes io.Writer) (*decision, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--node-address: %w", err)
 	}
-	objects, err := cluster.Load(in.files)
-	var problems cluster.Problems
-	if errors.As(err, &problems) {
-		return nil, fmt.Errorf("the manifests are broken:\n%w", err)
+	objects, broken := cluster.Load(in.files)
+	if objects == nil {
+		return nil, broken
 	}
-	if err != nil {
-		return nil, err
+	if broken != nil {
+		broken = fmt.Errorf("the manifests are broken:\n%w", broken)
 	}
 	for _, line := range objects.PassedOver {
 		if _, err := fmt.Fprintf(notes, "passed over: %s\n", line); err != nil {
@@ -67,5 +67,5 @@ func (in *input) decide(notes io.Writer) (*decision, error) {
 		node:    topology.Node{Name: in.nodeName, Addresses: addresses},
 		objects: objects,
 		graph:   topology.Build(*objects.Snapshot, topology.DefaultConfig()),
-	}, nil
+	}, broken
 }

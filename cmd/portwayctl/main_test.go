@@ -149,7 +149,7 @@ func TestCheckErrors(t *testing.T) {
 		"nothing": {[]string{"-f", "none.yaml"}, "passed over: none.yaml: Secret\nportwayctl: nothing to serve: no GatewayClass has controllerName portway.dev/gateway-controller\n"},
 		"orphan": {[]string{"-f", "orphan.yaml"}, "Gateway default/web is not served: GatewayClass \"c\" does not exist; add it, with controllerName portway.dev/gateway-controller\n" +
 			"portwayctl: bad conditions: 0, not served: 1\n"},
-		"address":   {[]string{"-f", "none.yaml", "--node-address", "x"}, "portwayctl: --node-address: node address \"x\": must be an address of this node, such as 192.0.2.1 or 2001:db8::1\n"},
+		"address":   {[]string{"-f", "none.yaml", "--node-address", "x"}, "portwayctl: --node-address: node address \"x\": must be an address of this node at which others reach it, such as 192.0.2.1 or 2001:db8::1\n"},
 		"format":    {[]string{"-f", "none.yaml", "-o", "json"}, "portwayctl: -o \"json\": must be table or yaml\n"},
 		"arguments": {[]string{"x.yaml"}, "portwayctl: unknown command \"x.yaml\" for \"portwayctl check\"\n"},
 	}
@@ -166,6 +166,31 @@ func TestCheckErrors(t *testing.T) {
 	}
 	if code, _, stderr := ctl(); code != 1 || !strings.Contains(stderr, "name a command") {
 		t.Errorf("no command: code %d, %s", code, stderr)
+	}
+}
+
+// TestCheckBrokenFile wants the problems of one file and the statuses of the
+// others; rules of half the input would only mislead.
+func TestCheckBrokenFile(t *testing.T) {
+	broken := file(t, "broken.yaml", strings.Replace(read(t, routes), "port: 8080", "port: 8080.5", 1))
+	code, stdout, stderr := ctl("check", "-f", broken, "-f", backends)
+	if code != 1 || !strings.HasPrefix(stderr, "portwayctl: the manifests are broken:\n"+broken+":") ||
+		!strings.HasSuffix(stderr, "must be a whole number, not 8080.5\n") {
+		t.Errorf("code %d, stderr %q", code, stderr)
+	}
+	if want := "GatewayClass my-tcp-gateway-class\n  Accepted  True  Accepted\n"; stdout != want {
+		t.Errorf("want\n%s, got\n%s", want, stdout)
+	}
+	bad := file(t, "bad.yaml", strings.Replace(read(t, routes), "name: my-foo-service", "name: my-fo-service", 1))
+	code, stdout, stderr = ctl("check", "-f", bad, "-f", backends, "-f", file(t, "no.yaml", "a: [\n"), "-o", "yaml")
+	if code != 1 || !strings.Contains(stderr, "no.yaml:1: not YAML: ") || !strings.HasSuffix(stderr, "\nbad conditions: 1, not served: 0\n") {
+		t.Errorf("code %d, stderr %q", code, stderr)
+	}
+	if !strings.Contains(stdout, "reason: BackendNotFound\n") {
+		t.Errorf("got\n%s", stdout)
+	}
+	if code, stdout, stderr := ctl("render", "-f", routes, "-f", broken); code != 1 || stdout != "" || !strings.HasPrefix(stderr, "portwayctl: the manifests are broken:\n") {
+		t.Errorf("render: code %d, stderr %q, stdout\n%s", code, stderr, stdout)
 	}
 }
 

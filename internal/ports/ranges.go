@@ -1,4 +1,5 @@
-package agent
+// Package ports reads lists of ports from flags.
+package ports
 
 import (
 	"fmt"
@@ -8,14 +9,14 @@ import (
 	"github.com/portway-dev/portway/topology"
 )
 
-// portRanges is a flag value such as "22,2379-2380".
-type portRanges []topology.PortRange
+// Ranges is a flag value such as "22,2379-2380".
+type Ranges []topology.PortRange
 
 // Type names the value in help texts.
-func (*portRanges) Type() string { return "ports" }
+func (*Ranges) Type() string { return "ports" }
 
 // String formats the ranges as Set reads them.
-func (p *portRanges) String() string {
+func (p *Ranges) String() string {
 	parts := make([]string, 0, len(*p))
 	for _, r := range *p {
 		part := strconv.Itoa(int(r.First))
@@ -28,7 +29,7 @@ func (p *portRanges) String() string {
 }
 
 // Set replaces the ranges; an empty text means none.
-func (p *portRanges) Set(text string) error {
+func (p *Ranges) Set(text string) error {
 	var ranges []topology.PortRange
 	for part := range strings.SplitSeq(text, ",") {
 		part = strings.TrimSpace(part)

@@ -1,0 +1,169 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
+	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/internal/syncloop"
+	"github.com/portway-dev/portway/topology"
+)
+
+// How often an agent turns to the API server when nothing happens.
+const (
+	// reportCheckInterval is how long a NodeReport that somebody removed is missed.
+	reportCheckInterval = 30 * time.Second
+	// reportInterval is the least time between two reports.
+	reportInterval = 100 * time.Millisecond
+	// nodeInterval is how long a change of the Node's addresses may go unnoticed.
+	nodeInterval = 5 * time.Minute
+	// apiBackoff is the longest pause while the API server does not answer: when it
+	// comes back, the controller should not take this agent for silent.
+	apiBackoff = 5 * time.Second
+)
+
+// Requests per second and at once: an agent makes few, but all of them at its start.
+const (
+	apiQPS   = 20
+	apiBurst = 50
+)
+
+// connect returns clients for the cluster of a kubeconfig file or of this pod.
+func connect(kubeconfig string) (cluster.Clients, error) {
+	config, err := cluster.ClientConfig(kubeconfig)
+	if errors.Is(err, cluster.ErrNoCluster) {
+		return cluster.Clients{}, fmt.Errorf("nothing to serve: %w; name files or directories with API objects with --manifests, or a cluster with --kubeconfig", err)
+	}
+	if err != nil {
+		return cluster.Clients{}, err
+	}
+	config.UserAgent = "portway-agent"
+	config.QPS, config.Burst = apiQPS, apiBurst
+	return cluster.NewClients(config)
+}
+
+// member is what an agent in a cluster has beyond its loop.
+type member struct {
+	*agent
+	live      *cluster.Live
+	self      *self
+	heartbeat *heartbeat
+	health    net.Listener // nil: off
+}
+
+func runCluster(ctx context.Context, o Options, env environment) error {
+	clients, err := env.connect(o.Kubeconfig)
+	if err != nil {
+		return err
+	}
+	host, err := o.addresses(env)
+	if err != nil {
+		return err
+	}
+	kernel, err := env.open(o.Backend, uint32(o.CTMark))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = kernel.Close() }() // only sockets; the rules stay
+	warnings, err := checkHost(ctx, o, env, host)
+	if err != nil {
+		return err
+	}
+	health, err := o.listenHealth()
+	if err != nil {
+		return err
+	}
+	m := newMember(ctx, o, env, clients, kernel, host)
+	m.health = health
+	for _, warning := range warnings {
+		m.reports.describe.findings = append(m.reports.describe.findings, v1alpha1.Finding{Reason: "PacketForwarding", Message: warning})
+	}
+	m.serve(ctx, env)
+	return nil
+}
+
+func newMember(ctx context.Context, o Options, env environment, clients cluster.Clients, kernel programmer, host func() ([]netip.Addr, error)) *member {
+	store := cluster.NewStore()
+	config := cluster.DefaultLiveConfig()
+	config.Clients, config.Role, config.Clock = clients, cluster.ForAgent, env.clock
+	m := &member{
+		live: cluster.NewLive(config, store),
+		self: newSelf(o.NodeName, clients.Core.CoreV1().Nodes(), host),
+	}
+	addresses := host
+	if len(o.NodeAddresses) == 0 {
+		addresses = func() ([]netip.Addr, error) { return m.self.addresses(ctx) }
+	}
+	m.agent = o.newAgent(env, store, kernel, addresses)
+	m.assign = func(gateways map[types.NamespacedName]*gatewayv1.Gateway, _ []netip.Addr) map[types.NamespacedName]topology.Assignment {
+		return cluster.Assigned(gateways)
+	}
+	m.reports = &reportWriter{
+		node:      o.NodeName,
+		client:    clients.NodeReports,
+		revisions: clients.Metadata.Resource(v1alpha1.GroupVersion.WithResource("nodereports")),
+		owner:     m.self.owner,
+		describe:  description{version: o.Version, backend: backendName(o.Backend)},
+		fresh:     make(chan struct{}, 1),
+	}
+	m.heartbeat = &heartbeat{
+		node:     o.NodeName,
+		client:   clients.Core.CoordinationV1().Leases(o.Namespace),
+		owner:    m.self.owner,
+		interval: o.LeaseRenewInterval,
+		clock:    env.clock,
+		lost:     m.reports.check,
+	}
+	return m
+}
+
+// serve runs everything until ctx ends and everything has ended. Nothing is
+// programmed before all objects and the Node were read: until then, the rules of
+// the agent before stand.
+func (m *member) serve(ctx context.Context, env environment) {
+	var running sync.WaitGroup
+	defer func() {
+		running.Wait()
+		klog.FromContext(ctx).Info("Stopped; the rules stay in the kernel, --cleanup removes them")
+	}()
+	every := func(name string, interval, least time.Duration, changed <-chan struct{}, pass syncloop.Pass) {
+		running.Go(func() {
+			config := env.loop
+			config.MaxInterval, config.MinInterval = interval, least
+			config.MaxBackoff = min(config.MaxBackoff, interval/2, apiBackoff)
+			syncloop.Run(klog.NewContext(ctx, klog.LoggerWithName(klog.FromContext(ctx), name)), config, changed, pass)
+		})
+	}
+	if m.health != nil {
+		running.Go(func() { serveHealth(ctx, m.health, healthHandler(m.progress, m.metrics)) })
+	}
+	running.Go(func() { m.live.Run(ctx) })
+	every("node", nodeInterval, time.Second, nil, m.self.pass)
+	every("heartbeat", m.heartbeat.interval, 0, nil, counted(m.metrics, objectLease, m.heartbeat.pass))
+	for _, known := range []<-chan struct{}{m.self.known, m.live.Synced()} {
+		select {
+		case <-ctx.Done():
+			return
+		case <-known:
+		}
+	}
+	every("report", reportCheckInterval, reportInterval, m.reports.fresh, counted(m.metrics, objectReport, m.reports.pass))
+	m.loop(ctx, env)
+}
+
+// counted counts the failures of a pass.
+func counted(m *instruments, object string, pass syncloop.Pass) syncloop.Pass {
+	return func(ctx context.Context, full bool) error {
+		return m.apiFailed(object, pass(ctx, full))
+	}
+}

@@ -1,0 +1,231 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"slices"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2/ktesting"
+
+	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/rules"
+)
+
+// clusterBench is an agent in a cluster, in a bubble with a clock of its own.
+type clusterBench struct {
+	*started
+	t       *testing.T
+	cluster *fakeCluster
+	done    chan error
+	options Options
+}
+
+// inCluster runs a test with an agent that begins once prepare is done.
+func inCluster(t *testing.T, prepare func(*clusterBench), test func(*clusterBench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := &clusterBench{started: testEnvironment(), t: t, cluster: newFakeCluster(t), done: make(chan error, 1), options: options()}
+		b.kernel.programmed = nil
+		b.options.Version, b.options.Namespace, b.options.HealthBindAddress = "v1.2.3", "portway-system", "0"
+		b.env.connect = func(string) (cluster.Clients, error) { return b.cluster.clients(), nil }
+		// The host has an address that the Node does not list.
+		b.env.addresses = func() ([]netip.Addr, error) { return []netip.Addr{nodeIP, netip.MustParseAddr("10.244.0.1")}, nil }
+		if prepare != nil {
+			prepare(b)
+		}
+		_, ctx := ktesting.NewTestContext(t)
+		ctx, cancel := context.WithCancel(ctx)
+		go func() { b.done <- run(ctx, b.options, b.env) }()
+		t.Cleanup(func() {
+			cancel()
+			if err := <-b.done; err != nil {
+				t.Errorf("run: %v", err)
+			}
+			if b.kernel.cleaned || !b.kernel.closed {
+				t.Errorf("stopping: cleaned %v, closed %v", b.kernel.cleaned, b.kernel.closed)
+			}
+		})
+		synctest.Wait()
+		test(b)
+	})
+}
+
+func (b *clusterBench) settle(d time.Duration) {
+	time.Sleep(d) // of the bubble: costs nothing
+	synctest.Wait()
+}
+
+func (b *clusterBench) churn(addresses ...string) {
+	b.t.Helper()
+	if _, err := b.cluster.core.DiscoveryV1().EndpointSlices("default").Update(b.t.Context(), endpointSlice(addresses...), metav1.UpdateOptions{}); err != nil {
+		b.t.Fatal(err)
+	}
+	b.settle(time.Second)
+}
+
+// renewals counts the attempts to renew the Lease.
+func (b *clusterBench) renewals() (n int) {
+	for _, action := range b.cluster.core.Actions() {
+		if action.GetResource().Resource == "leases" && action.GetVerb() == "update" {
+			n++
+		}
+	}
+	return n
+}
+
+func TestClusterFromAPIToKernelAndReport(t *testing.T) {
+	inCluster(t, func(b *clusterBench) { b.cluster.createGuide(t) }, func(b *clusterBench) {
+		b.settle(time.Second)
+		if n := b.kernel.all()[0].Len(); n != 1 {
+			t.Errorf("first state has %d frontends: something was programmed before everything was read", n)
+		}
+		if got, want := b.kernel.last().Keys(), []rules.FrontendKey{fooKey}; !slices.Equal(got, want) {
+			t.Errorf("frontends %v, want %v", got, want)
+		}
+		if got, want := endpoints(b.kernel.last().Frontend(fooKey)), []string{"10.0.0.1:6000"}; !slices.Equal(got, want) {
+			t.Errorf("endpoints %v, want %v", got, want)
+		}
+		r := b.cluster.reports.report("demo-node")
+		if len(r.Committed) != 1 || r.Gateways != 1 || r.Failing != 0 || !slices.Equal(r.Addresses, []string{"192.0.2.1"}) ||
+			r.Backend != "nftables" || r.AgentVersion != "v1.2.3" || r.Version != 1 {
+			t.Errorf("report %+v", r)
+		}
+		if got := b.cluster.reports.written(); !slices.Equal(got, []string{"create demo-node"}) {
+			t.Errorf("writes %v", got)
+		}
+
+		// Endpoint churn reaches the kernel and nothing else.
+		b.churn("10.0.0.2")
+		b.churn("10.0.0.3", "10.0.0.4")
+		if got := endpoints(b.kernel.last().Frontend(fooKey)); !slices.Equal(got, []string{"10.0.0.3:6000", "10.0.0.4:6000"}) {
+			t.Errorf("endpoints %v", got)
+		}
+		b.settle(10 * time.Minute)
+		if got := b.cluster.reports.written(); len(got) != 0 {
+			t.Errorf("endpoint churn wrote %v", got)
+		}
+
+		// A removed report comes back, and an edit is reported.
+		b.cluster.reports.edit("demo-node", nil)
+		b.settle(reportCheckInterval)
+		if got := b.cluster.reports.written(); !slices.Equal(got, []string{"create demo-node"}) {
+			t.Errorf("writes %v", got)
+		}
+		gateways := b.cluster.gateway.GatewayV1().Gateways("default")
+		web, err := gateways.Get(t.Context(), "web", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		web.Spec.Listeners[0].Port = 8090
+		if _, err := gateways.Update(t.Context(), web, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		b.settle(20 * time.Millisecond) // at once when idle
+		if got := b.cluster.reports.written(); !slices.Equal(got, []string{"update demo-node"}) || b.kernel.last().Frontend(barKey) == nil {
+			t.Errorf("writes %v, frontends %v", got, b.kernel.last().Keys())
+		}
+	})
+}
+
+func TestClusterHeartbeat(t *testing.T) {
+	inCluster(t, nil, func(b *clusterBench) {
+		before := b.renewals()
+		b.settle(time.Minute)
+		if n := b.renewals() - before; n != 6 {
+			t.Errorf("%d renewals in a minute, want 6", n)
+		}
+		lease, err := b.cluster.core.CoordinationV1().Leases("portway-system").Get(t.Context(), "agent-demo-node", metav1.GetOptions{})
+		if err != nil || lease.OwnerReferences[0].UID != "uid-of-the-node" {
+			t.Errorf("lease %+v: %v", lease, err)
+		}
+	})
+}
+
+func TestClusterServesWhileTheAPIIsAway(t *testing.T) {
+	inCluster(t, func(b *clusterBench) { b.cluster.createGuide(t) }, func(b *clusterBench) {
+		b.settle(time.Second)
+		b.cluster.fail(fmt.Errorf("dial tcp: %w", syscall.ECONNREFUSED))
+		passes := len(b.kernel.all())
+		b.settle(10 * time.Minute)
+		if b.kernel.last().Frontend(fooKey) == nil || len(b.kernel.all()) < passes+10 {
+			t.Errorf("%d passes, frontends %v", len(b.kernel.all())-passes, b.kernel.last().Keys())
+		}
+		b.cluster.fail(nil)
+		before := b.renewals()
+		b.settle(5 * time.Second)
+		if b.renewals() == before {
+			t.Error("no heartbeat 5 s after the API server is back")
+		}
+	})
+}
+
+func TestClusterStartsWithoutTheAPI(t *testing.T) {
+	prepare := func(b *clusterBench) {
+		b.cluster.createGuide(t)
+		b.cluster.fail(fmt.Errorf("dial tcp: %w", syscall.ECONNREFUSED))
+	}
+	inCluster(t, prepare, func(b *clusterBench) {
+		b.settle(10 * time.Minute)
+		if len(b.kernel.all()) != 0 {
+			t.Fatal("programmed without having read anything: the rules of the agent before are gone")
+		}
+		b.cluster.fail(nil)
+		b.settle(time.Minute)
+		if len(b.kernel.all()) == 0 || b.kernel.all()[0].Frontend(fooKey) == nil {
+			t.Error("not programmed after the API server is back")
+		}
+	})
+}
+
+func TestClusterWaitsForItsNode(t *testing.T) {
+	prepare := func(b *clusterBench) {
+		b.cluster.createGuide(t)
+		b.options.NodeName = "other"
+	}
+	inCluster(t, prepare, func(b *clusterBench) {
+		b.settle(time.Hour)
+		if len(b.kernel.all()) != 0 || len(b.cluster.reports.written()) != 0 {
+			t.Error("programmed as a node that does not exist")
+		}
+	})
+}
+
+func TestClusterHealthEndpoint(t *testing.T) {
+	_, ctx := ktesting.NewTestContext(t)
+	ctx, cancel := context.WithCancel(ctx)
+	o := options(guide...)
+	o.HealthBindAddress = "127.0.0.1:0"
+	listener, err := o.listenHealth()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBench(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		serveHealth(ctx, listener, healthHandler(b.progress, b.metrics))
+	}()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+listener.Addr().String()+"/healthz", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(response.Body)
+	_ = response.Body.Close()
+	if err != nil || string(text) != "ok\n" {
+		t.Errorf("%q %v", text, err)
+	}
+	cancel()
+	<-done
+}

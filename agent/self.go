@@ -1,0 +1,109 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+)
+
+// nodeGetter reads Nodes.
+type nodeGetter interface {
+	Get(ctx context.Context, name string, options metav1.GetOptions) (*corev1.Node, error)
+}
+
+// self is the Node object of this agent. Safe for concurrent use.
+type self struct {
+	name   string
+	client nodeGetter
+	host   func() ([]netip.Addr, error)
+
+	known chan struct{} // closed once the Node was read
+
+	mu     sync.Mutex // guards everything below
+	listed []netip.Addr
+	told   string
+}
+
+func newSelf(name string, client nodeGetter, host func() ([]netip.Addr, error)) *self {
+	return &self{name: name, client: client, host: host, known: make(chan struct{})}
+}
+
+// read reads the Node.
+func (s *self) read(ctx context.Context) (*corev1.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	node, err := s.client.Get(ctx, s.name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("there is no Node %q: give this node's name with --node-name or the environment variable NODE_NAME", s.name)
+	case err != nil:
+		return nil, fmt.Errorf("read Node %s: %w", s.name, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.listed = listedAddresses(node)
+	select {
+	case <-s.known:
+	default:
+		close(s.known)
+	}
+	return node, nil
+}
+
+// pass reads the Node again, in case its addresses changed.
+func (s *self) pass(ctx context.Context, _ bool) error {
+	_, err := s.read(ctx)
+	return err
+}
+
+// owner is the reference that lets an object of this agent go together with the
+// Node. It is read anew: a node that was registered again has another identity.
+func (s *self) owner(ctx context.Context) (metav1.OwnerReference, error) {
+	node, err := s.read(ctx)
+	if err != nil {
+		return metav1.OwnerReference{}, err
+	}
+	return metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}, nil
+}
+
+// addresses are those of this host that its Node lists: a host also has addresses
+// that others cannot reach, such as those of the container network. Where the
+// Node lists none that the host has, all of the host's count.
+func (s *self) addresses(ctx context.Context) ([]netip.Addr, error) {
+	host, err := s.host()
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	both := slices.DeleteFunc(slices.Clone(host), func(a netip.Addr) bool { return !slices.Contains(s.listed, a) })
+	if len(both) > 0 || len(host) == 0 {
+		s.told = ""
+		return both, nil
+	}
+	if now := fmt.Sprint(s.listed); s.told != now {
+		s.told = now
+		klog.FromContext(ctx).Info("The Node lists no address that this host has: Gateways are served at all of the host's, or name one with --node-address",
+			"node", s.name, "listed", now, "host", fmt.Sprint(host))
+	}
+	return host, nil
+}
+
+// listedAddresses are a Node's IP addresses, internal and external.
+func listedAddresses(node *corev1.Node) []netip.Addr {
+	var addresses []netip.Addr
+	for _, a := range node.Status.Addresses {
+		addr, err := netip.ParseAddr(a.Address)
+		if (a.Type == corev1.NodeInternalIP || a.Type == corev1.NodeExternalIP) && err == nil {
+			addresses = append(addresses, addr.Unmap())
+		}
+	}
+	return sortAddresses(addresses)
+}

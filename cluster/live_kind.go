@@ -1,0 +1,167 @@
+package cluster
+
+import (
+	"context"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayv1alpha2 "sigs.k8s.io/gateway-api/apis/v1alpha2"
+	gatewayv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
+)
+
+// liveKind is a kind of object that is watched.
+type liveKind struct {
+	name string
+	// Every API server serves it (builtin), or it is a custom resource, in versions
+	// that come and go.
+	builtin  bool
+	group    string
+	resource string
+	versions []liveVersion // the preferred one first
+
+	active    *feed     // the one whose objects are in the Store
+	candidate *feed     // the one that is to take its place once it has synced
+	absent    time.Time // since when it is missing although it is active; zero: it is not
+	told      string
+}
+
+// reading is the version that is read or about to be, empty for none.
+func (k *liveKind) reading() string {
+	switch {
+	case k.candidate != nil:
+		return k.candidate.version
+	case k.active != nil:
+		return k.active.version
+	default:
+		return ""
+	}
+}
+
+// tell logs news about a custom kind once.
+func (k *liveKind) tell(ctx context.Context, news string) {
+	if k.builtin || k.told == news {
+		return
+	}
+	k.told = news
+	klog.FromContext(ctx).Info(news, "kind", k.name, "crd", k.resource+"."+k.group)
+}
+
+// liveVersion is how a version of a kind is read.
+type liveVersion struct {
+	name    string
+	source  cache.ListWatch
+	client  any // tells whether it can list by watching
+	example runtime.Object
+	trim    func(any) (any, error)
+}
+
+// lister is the part of a typed client that reads.
+type lister[L runtime.Object] interface {
+	List(ctx context.Context, options metav1.ListOptions) (L, error)
+	Watch(ctx context.Context, options metav1.ListOptions) (apiwatch.Interface, error)
+}
+
+// versionOf makes a liveVersion; selector narrows what is read, empty for all.
+func versionOf[P Object, L runtime.Object](name string, clientset any, client lister[L], selector string, example P, trim func(P) Object) liveVersion {
+	return liveVersion{
+		name:    name,
+		client:  clientset,
+		example: example,
+		source: cache.ListWatch{
+			ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+				options.LabelSelector = selector
+				return client.List(ctx, options)
+			},
+			WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (apiwatch.Interface, error) {
+				options.LabelSelector = selector
+				return client.Watch(ctx, options)
+			},
+		},
+		// An informer may trim what it trimmed before; after a conversion that is of
+		// another type.
+		trim: func(object any) (any, error) {
+			if o, ok := object.(P); ok {
+				return trim(o), nil
+			}
+			return object, nil
+		},
+	}
+}
+
+var (
+	crdResource        = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+	nodeReportResource = v1alpha1.GroupVersion.WithResource("nodereports")
+)
+
+// liveKinds are the kinds that a program watches, and nothing else; above all, no
+// Secrets. It needs the verbs list and watch for each, in all namespaces; for Leases
+// in theirs only.
+func liveKinds(c Clients, role Role, namespace string) []*liveKind {
+	t := trimmer{statuses: role == ForController}
+	kinds := append(gatewayKinds(c, t),
+		&liveKind{name: "Namespace", builtin: true, versions: []liveVersion{
+			versionOf("v1", c.Core, c.Core.CoreV1().Namespaces(), "", &corev1.Namespace{}, t.namespace),
+		}},
+		&liveKind{name: "Service", builtin: true, versions: []liveVersion{
+			versionOf("v1", c.Core, c.Core.CoreV1().Services(metav1.NamespaceAll), "", &corev1.Service{}, t.service),
+		}},
+	)
+	if role == ForAgent {
+		return append(kinds, &liveKind{name: "EndpointSlice", builtin: true, versions: []liveVersion{
+			versionOf("v1", c.Core, c.Core.DiscoveryV1().EndpointSlices(metav1.NamespaceAll), discoveryv1.LabelServiceName, &discoveryv1.EndpointSlice{}, t.endpointSlice),
+		}})
+	}
+	return append(kinds,
+		&liveKind{name: "Node", builtin: true, versions: []liveVersion{
+			versionOf("v1", c.Core, c.Core.CoreV1().Nodes(), "", &corev1.Node{}, t.node),
+		}},
+		&liveKind{name: "Lease", builtin: true, versions: []liveVersion{
+			versionOf("v1", c.Core, c.Core.CoordinationV1().Leases(namespace), AgentLabel+"=true", &coordinationv1.Lease{}, t.lease),
+		}},
+		&liveKind{name: "CustomResourceDefinition", builtin: true, versions: []liveVersion{
+			versionOf("v1", c.Metadata, c.Metadata.Resource(crdResource), "", &metav1.PartialObjectMetadata{}, t.crd),
+		}},
+		&liveKind{name: "NodeReport", group: nodeReportResource.Group, resource: nodeReportResource.Resource, versions: []liveVersion{
+			versionOf(nodeReportResource.Version, c.NodeReports, c.NodeReports, "", &v1alpha1.NodeReport{}, t.nodeReport),
+		}},
+	)
+}
+
+func gatewayKinds(c Clients, t trimmer) []*liveKind {
+	const all = metav1.NamespaceAll
+	v1, v1beta1, v1alpha2 := c.Gateway.GatewayV1(), c.Gateway.GatewayV1beta1(), c.Gateway.GatewayV1alpha2()
+	return []*liveKind{
+		{name: "GatewayClass", group: gatewayGroup, resource: "gatewayclasses", versions: []liveVersion{
+			versionOf("v1", c.Gateway, v1.GatewayClasses(), "", &gatewayv1.GatewayClass{}, t.gatewayClass),
+		}},
+		{name: "Gateway", group: gatewayGroup, resource: "gateways", versions: []liveVersion{
+			versionOf("v1", c.Gateway, v1.Gateways(all), "", &gatewayv1.Gateway{}, t.gateway),
+		}},
+		{name: "ListenerSet", group: gatewayGroup, resource: "listenersets", versions: []liveVersion{
+			versionOf("v1", c.Gateway, v1.ListenerSets(all), "", &gatewayv1.ListenerSet{}, t.listenerSet),
+		}},
+		{name: "TCPRoute", group: gatewayGroup, resource: "tcproutes", versions: []liveVersion{
+			versionOf("v1", c.Gateway, v1.TCPRoutes(all), "", &gatewayv1.TCPRoute{}, t.tcpRoute),
+			versionOf("v1alpha2", c.Gateway, v1alpha2.TCPRoutes(all), "", &gatewayv1alpha2.TCPRoute{}, t.tcpRouteV1alpha2),
+		}},
+		{name: "UDPRoute", group: gatewayGroup, resource: "udproutes", versions: []liveVersion{
+			versionOf("v1", c.Gateway, v1.UDPRoutes(all), "", &gatewayv1.UDPRoute{}, t.udpRoute),
+			versionOf("v1alpha2", c.Gateway, v1alpha2.UDPRoutes(all), "", &gatewayv1alpha2.UDPRoute{}, t.udpRouteV1alpha2),
+		}},
+		{name: "ReferenceGrant", group: gatewayGroup, resource: "referencegrants", versions: []liveVersion{
+			versionOf("v1", c.Gateway, v1.ReferenceGrants(all), "", &gatewayv1.ReferenceGrant{}, t.referenceGrant),
+			versionOf("v1beta1", c.Gateway, v1beta1.ReferenceGrants(all), "", &gatewayv1beta1.ReferenceGrant{}, t.referenceGrantV1beta1),
+		}},
+	}
+}

@@ -1,0 +1,208 @@
+package cluster
+
+import (
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayv1alpha2 "sigs.k8s.io/gateway-api/apis/v1alpha2"
+	gatewayv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
+	"sigs.k8s.io/gateway-api/pkg/consts"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
+)
+
+// The functions of this file make objects as small as what is made of them.
+// They may change what they are given: it was just decoded for us. Trimmed
+// objects are for reading; whoever writes metadata or spec sends a patch.
+
+// trimmer trims for one of the two programs. The zero value is the agent's: no
+// statuses (but for Gateway addresses), no labels and annotations that nothing
+// of the decision depends on.
+type trimmer struct {
+	// statuses: the writer of statuses compares with what is there.
+	statuses bool
+}
+
+// meta trims metadata of a kind of the Gateway API.
+func (t trimmer) meta(o Object) {
+	clean(o)
+	if !t.statuses {
+		reduce(o, nil)
+	}
+}
+
+// clean drops what nobody wants. The type of an object is that of its Go type;
+// lists carry it in every item of a custom resource and watches do not, so that
+// it would make equal objects differ.
+func clean(o Object) {
+	o.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	o.SetManagedFields(nil)
+	annotations := o.GetAnnotations()
+	delete(annotations, corev1.LastAppliedConfigAnnotation)
+	if len(annotations) == 0 {
+		o.SetAnnotations(nil)
+	}
+}
+
+// reduce keeps of the metadata what identifies and orders objects, and labels.
+func reduce(o metav1.Object, labels map[string]string) {
+	o.SetAnnotations(nil)
+	o.SetLabels(labels)
+	o.SetOwnerReferences(nil)
+	o.SetFinalizers(nil)
+	o.SetManagedFields(nil)
+	o.SetSelfLink("")
+	o.SetGenerateName("")
+}
+
+func (t trimmer) gatewayClass(c *gatewayv1.GatewayClass) Object {
+	t.meta(c)
+	if !t.statuses {
+		c.Status = gatewayv1.GatewayClassStatus{}
+	}
+	return c
+}
+
+// gateway keeps the addresses of the status: they are what agents are told.
+func (t trimmer) gateway(g *gatewayv1.Gateway) Object {
+	t.meta(g)
+	if !t.statuses {
+		g.Status = gatewayv1.GatewayStatus{Addresses: g.Status.Addresses}
+	}
+	return g
+}
+
+func (t trimmer) listenerSet(s *gatewayv1.ListenerSet) Object {
+	t.meta(s)
+	if !t.statuses {
+		s.Status = gatewayv1.ListenerSetStatus{}
+	}
+	return s
+}
+
+func (t trimmer) tcpRoute(r *gatewayv1.TCPRoute) Object {
+	t.meta(r)
+	if !t.statuses {
+		r.Status = gatewayv1.TCPRouteStatus{}
+	}
+	return r
+}
+
+func (t trimmer) udpRoute(r *gatewayv1.UDPRoute) Object {
+	t.meta(r)
+	if !t.statuses {
+		r.Status = gatewayv1.UDPRouteStatus{}
+	}
+	return r
+}
+
+func (t trimmer) tcpRouteV1alpha2(r *gatewayv1alpha2.TCPRoute) Object {
+	route := &gatewayv1.TCPRoute{ObjectMeta: r.ObjectMeta, Status: gatewayv1.TCPRouteStatus(r.Status)}
+	route.Spec.CommonRouteSpec = r.Spec.CommonRouteSpec
+	for _, rule := range r.Spec.Rules {
+		route.Spec.Rules = append(route.Spec.Rules, gatewayv1.TCPRouteRule(rule))
+	}
+	return t.tcpRoute(route)
+}
+
+func (t trimmer) udpRouteV1alpha2(r *gatewayv1alpha2.UDPRoute) Object {
+	route := &gatewayv1.UDPRoute{ObjectMeta: r.ObjectMeta, Status: gatewayv1.UDPRouteStatus(r.Status)}
+	route.Spec.CommonRouteSpec = r.Spec.CommonRouteSpec
+	for _, rule := range r.Spec.Rules {
+		route.Spec.Rules = append(route.Spec.Rules, gatewayv1.UDPRouteRule(rule))
+	}
+	return t.udpRoute(route)
+}
+
+func (t trimmer) referenceGrant(g *gatewayv1.ReferenceGrant) Object {
+	t.meta(g)
+	return g
+}
+
+func (t trimmer) referenceGrantV1beta1(g *gatewayv1beta1.ReferenceGrant) Object {
+	return t.referenceGrant((*gatewayv1.ReferenceGrant)(g))
+}
+
+func (trimmer) namespace(n *corev1.Namespace) Object {
+	clean(n)
+	reduce(n, n.Labels)
+	n.Spec, n.Status = corev1.NamespaceSpec{}, corev1.NamespaceStatus{}
+	return n
+}
+
+func (trimmer) service(s *corev1.Service) Object {
+	clean(s)
+	reduce(s, nil)
+	ports := make([]corev1.ServicePort, 0, len(s.Spec.Ports))
+	for _, p := range s.Spec.Ports {
+		ports = append(ports, corev1.ServicePort{Name: p.Name, Protocol: p.Protocol, Port: p.Port})
+	}
+	s.Spec = corev1.ServiceSpec{Type: s.Spec.Type, Ports: ports}
+	s.Status = corev1.ServiceStatus{}
+	return s
+}
+
+// endpointSlice drops, among others, the annotation with the time of the last
+// change of a pod: it moves when nothing else does.
+func (trimmer) endpointSlice(s *discoveryv1.EndpointSlice) Object {
+	clean(s)
+	var labels map[string]string
+	if service := s.Labels[discoveryv1.LabelServiceName]; service != "" {
+		labels = map[string]string{discoveryv1.LabelServiceName: service}
+	}
+	reduce(s, labels)
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		kept := discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName}
+		if len(e.Addresses) > 0 {
+			kept.Addresses = e.Addresses[:1:1]
+		}
+		if e.TargetRef != nil {
+			kept.TargetRef = &corev1.ObjectReference{Kind: e.TargetRef.Kind, Name: e.TargetRef.Name}
+		}
+		*e = kept
+	}
+	return s
+}
+
+// node keeps labels, addresses and whether the node is ready. A kubelet writes
+// the time of its heartbeat every few minutes: nothing for us.
+func (trimmer) node(n *corev1.Node) Object {
+	clean(n)
+	reduce(n, n.Labels)
+	status := corev1.NodeStatus{Addresses: n.Status.Addresses}
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			status.Conditions = []corev1.NodeCondition{{Type: c.Type, Status: c.Status, Reason: c.Reason, LastTransitionTime: c.LastTransitionTime}}
+		}
+	}
+	n.Spec = corev1.NodeSpec{Unschedulable: n.Spec.Unschedulable}
+	n.Status = status
+	return n
+}
+
+func (trimmer) nodeReport(r *v1alpha1.NodeReport) Object {
+	clean(r)
+	return r
+}
+
+func (trimmer) lease(l *coordinationv1.Lease) Object {
+	clean(l)
+	reduce(l, l.Labels)
+	return l
+}
+
+// crd keeps of a CustomResourceDefinition which release of the Gateway API it is
+// of; those of others stay as names only.
+func (trimmer) crd(c *metav1.PartialObjectMetadata) Object {
+	clean(c)
+	version, known := c.Annotations[consts.BundleVersionAnnotation]
+	reduce(c, nil)
+	if known && isGatewayCRD(c) {
+		c.SetAnnotations(map[string]string{consts.BundleVersionAnnotation: version})
+	}
+	return c
+}

@@ -1,0 +1,158 @@
+package cluster
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/ptr"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// big is metadata as clusters have it.
+func big(name string) metav1.ObjectMeta {
+	fields := metav1.NewFieldsV1(`{"f:spec":{` + strings.Repeat(`"f:x":{},`, 200) + `"f:y":{}}}`)
+	return metav1.ObjectMeta{
+		Namespace: "default", Name: name, UID: "7d9c8a2e-0b1f-4f6e-9d58-1f0d5c2a3b4c", ResourceVersion: "123456", Generation: 3,
+		Labels:        map[string]string{discoveryv1.LabelServiceName: "s", "app": "demo"},
+		Annotations:   map[string]string{corev1.LastAppliedConfigAnnotation: strings.Repeat("x", 3000), "note": "mine"},
+		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: fields}},
+		Finalizers:    []string{"example.com/f"},
+	}
+}
+
+func TestTrimSizes(t *testing.T) {
+	conditions := []metav1.Condition{{Type: "Accepted", Message: strings.Repeat("m", 500)}}
+	parents := gatewayv1.RouteStatus{Parents: []gatewayv1.RouteParentStatus{{Conditions: conditions}}}
+	objects := map[string]struct {
+		object              Object
+		agent, controller   int // bytes of JSON at most
+		keepsInTheFirst     string
+		notEvenInTheSecond  string
+		controllerHasStatus bool
+	}{
+		"Gateway": {
+			object: &gatewayv1.Gateway{ObjectMeta: big("g"), Status: gatewayv1.GatewayStatus{
+				Conditions: conditions, Addresses: []gatewayv1.GatewayStatusAddress{{Value: "192.0.2.1"}},
+			}},
+			agent: 300, controller: 1100, keepsInTheFirst: "192.0.2.1", notEvenInTheSecond: "last-applied", controllerHasStatus: true,
+		},
+		"GatewayClass": {
+			object: &gatewayv1.GatewayClass{ObjectMeta: big("c"), Status: gatewayv1.GatewayClassStatus{Conditions: conditions}},
+			agent:  250, controller: 1100, notEvenInTheSecond: "last-applied", controllerHasStatus: true,
+		},
+		"ListenerSet": {
+			object: &gatewayv1.ListenerSet{ObjectMeta: big("l"), Status: gatewayv1.ListenerSetStatus{Conditions: conditions}},
+			agent:  300, controller: 1100, notEvenInTheSecond: "last-applied", controllerHasStatus: true,
+		},
+		"TCPRoute": {
+			object: &gatewayv1.TCPRoute{ObjectMeta: big("r"), Status: gatewayv1.TCPRouteStatus{RouteStatus: parents}},
+			agent:  250, controller: 1200, notEvenInTheSecond: "managedFields", controllerHasStatus: true,
+		},
+		"UDPRoute": {
+			object: &gatewayv1.UDPRoute{ObjectMeta: big("r"), Status: gatewayv1.UDPRouteStatus{RouteStatus: parents}},
+			agent:  250, controller: 1200, notEvenInTheSecond: "managedFields", controllerHasStatus: true,
+		},
+		"Namespace": {
+			object: &corev1.Namespace{ObjectMeta: big("n"), Spec: corev1.NamespaceSpec{Finalizers: []corev1.FinalizerName{"kubernetes"}}},
+			agent:  300, controller: 300, keepsInTheFirst: `"app":"demo"`, notEvenInTheSecond: "note",
+		},
+		"Service": {
+			object: &corev1.Service{ObjectMeta: big("s"), Spec: corev1.ServiceSpec{
+				Selector: map[string]string{"app": "demo"}, ClusterIP: "10.96.0.1", Ports: []corev1.ServicePort{{Name: "web", Port: 80, NodePort: 30080}},
+			}},
+			agent: 300, controller: 300, keepsInTheFirst: `"port":80`, notEvenInTheSecond: "10.96.0.1",
+		},
+		"EndpointSlice": {
+			object: &discoveryv1.EndpointSlice{ObjectMeta: big("e"), Endpoints: []discoveryv1.Endpoint{{
+				Addresses: []string{"10.0.0.1", "10.0.0.2"}, NodeName: ptr.To("n1"), Zone: ptr.To("zone-a"),
+				TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: "p", Namespace: "default", UID: "uid-of-the-pod"},
+			}}},
+			agent: 450, controller: 450, keepsInTheFirst: `"nodeName":"n1"`, notEvenInTheSecond: "zone-a",
+		},
+		"Node": {
+			object: &corev1.Node{ObjectMeta: big("n1"), Status: corev1.NodeStatus{
+				Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}},
+				Images:     []corev1.ContainerImage{{Names: []string{strings.Repeat("i", 1000)}}},
+				Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}, {Type: corev1.NodeDiskPressure, Message: "disk"}},
+			}},
+			agent: 650, controller: 650, keepsInTheFirst: "192.0.2.1", notEvenInTheSecond: "disk",
+		},
+	}
+	size := func(object any) (int, string) {
+		text, err := json.Marshal(object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(text), string(text)
+	}
+	for name, test := range objects {
+		t.Run(name, func(t *testing.T) {
+			for _, controller := range []bool{false, true} {
+				limit := test.agent
+				if controller {
+					limit = test.controller
+				}
+				trimmed := trimAny(t, trimmer{statuses: controller}, test.object.DeepCopyObject())
+				bytes, text := size(trimmed)
+				if before, _ := size(test.object); bytes > limit {
+					t.Errorf("controller %v: %d bytes of %d, want at most %d:\n%s", controller, bytes, before, limit, text)
+				}
+				if !strings.Contains(text, test.keepsInTheFirst) || strings.Contains(text, test.notEvenInTheSecond) {
+					t.Errorf("controller %v: %s", controller, text)
+				}
+				if has := strings.Contains(text, "Accepted"); has != (controller && test.controllerHasStatus) {
+					t.Errorf("controller %v has a status: %v", controller, has)
+				}
+			}
+		})
+	}
+}
+
+// trimAny trims as the informer of the kind would, twice: an informer may.
+func trimAny(t *testing.T, tr trimmer, object runtime.Object) any {
+	t.Helper()
+	role := ForAgent
+	if tr.statuses {
+		role = ForController
+	}
+	api := newFakeAPI(t)
+	clients := Clients{Core: api.core, Gateway: api.gateway, Metadata: api.metadata, NodeReports: api.reports}
+	kinds := append(liveKinds(clients, role, "x"), liveKinds(clients, 1-role, "x")...)
+	for _, kind := range kinds {
+		if fmt.Sprintf("%T", kind.versions[0].example) != fmt.Sprintf("%T", object) {
+			continue
+		}
+		once, err := kind.versions[0].trim(object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		twice, err := kind.versions[0].trim(once)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return twice
+	}
+	t.Fatalf("%T is not watched", object)
+	return nil
+}
+
+// TestTrimMakesEqualObjectsEqual: lists of custom resources carry a type in every
+// item, watches do not.
+func TestTrimMakesEqualObjectsEqual(t *testing.T) {
+	listed := gateway("web", "c")
+	listed.TypeMeta = metav1.TypeMeta{APIVersion: v1Group, Kind: "Gateway"}
+	listed.Annotations = map[string]string{}
+	s := NewStore()
+	put(t, s, trimmer{statuses: true}.gateway(gateway("web", "c")))
+	s.Next()
+	put(t, s, trimmer{statuses: true}.gateway(listed))
+	if signalled(s) {
+		t.Error("a list after a watch is a change")
+	}
+}

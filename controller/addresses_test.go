@@ -1,0 +1,155 @@
+package controller
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/topology"
+)
+
+func testMember(name string, addresses ...string) member {
+	return member{name: name, counts: true, addresses: addrs(addresses...)}
+}
+
+func silentMember(name string, addresses ...string) member {
+	m := testMember(name, addresses...)
+	m.silent = true
+	return m
+}
+
+func joiningMember(name string, addresses ...string) member {
+	m := testMember(name, addresses...)
+	m.counts = false
+	return m
+}
+
+func requesting(values ...string) *gatewayv1.Gateway {
+	g := testGateway("g", 80)
+	for _, value := range values {
+		g.Spec.Addresses = append(g.Spec.Addresses, gatewayv1.GatewaySpecAddress{Type: ptr.To(gatewayv1.IPAddressType), Value: value})
+	}
+	return g
+}
+
+func publishing(g *gatewayv1.Gateway, values ...string) *gatewayv1.Gateway {
+	for _, value := range values {
+		g.Status.Addresses = append(g.Status.Addresses, gatewayv1.GatewayStatusAddress{Type: ptr.To(gatewayv1.IPAddressType), Value: value})
+	}
+	return g
+}
+
+func TestAddresses(t *testing.T) {
+	reporting := testMember("a", "10.0.0.1")
+	reporting.report = testReport("a")
+	reporting.report.Report.Addresses = []string{"10.0.0.1", "192.0.2.7", "2001:db8::7"}
+	tests := map[string]struct {
+		members []member
+		gateway *gatewayv1.Gateway
+		want    []string
+		message string
+	}{
+		"those of all nodes, IPv4 first": {
+			[]member{testMember("a", "10.0.0.2", "2001:db8::2"), testMember("b", "10.0.0.1")},
+			requesting(),
+			[]string{"10.0.0.1", "10.0.0.2", "2001:db8::2"},
+			"",
+		},
+		"not of a node that joins":       {[]member{testMember("a", "10.0.0.1"), joiningMember("b", "10.0.0.2")}, requesting(), []string{"10.0.0.1"}, ""},
+		"not of a silent node":           {[]member{testMember("a", "10.0.0.1"), silentMember("b", "10.0.0.2")}, requesting(), []string{"10.0.0.1"}, ""},
+		"of silent nodes if all are":     {[]member{silentMember("a", "10.0.0.1"), silentMember("b", "10.0.0.2")}, requesting(), []string{"10.0.0.1", "10.0.0.2"}, ""},
+		"no node":                        {nil, requesting(), nil, "no ready node with an agent has an address of type InternalIP"},
+		"two nodes with one address":     {[]member{testMember("a", "10.0.0.1"), testMember("b", "10.0.0.1")}, requesting(), []string{"10.0.0.1"}, ""},
+		"a requested one":                {[]member{testMember("a", "10.0.0.1"), testMember("b", "10.0.0.2")}, requesting("10.0.0.2"), []string{"10.0.0.2"}, ""},
+		"a requested one of a silent":    {[]member{testMember("a", "10.0.0.1"), silentMember("b", "10.0.0.2")}, requesting("10.0.0.2"), []string{"10.0.0.2"}, ""},
+		"a requested one that is not":    {[]member{testMember("a", "10.0.0.1")}, requesting("10.0.0.1", "192.0.2.1"), []string{"10.0.0.1"}, "the nodes with an agent have 10.0.0.1"},
+		"a request that is no address":   {[]member{testMember("a", "10.0.0.1")}, requesting("web"), nil, ""},
+		"any and a certain one":          {[]member{testMember("a", "10.0.0.1"), testMember("b", "10.0.0.2")}, requesting("", "10.0.0.2"), []string{"10.0.0.1", "10.0.0.2"}, ""},
+		"a requested one the agent has":  {[]member{reporting}, requesting("192.0.2.7"), []string{"192.0.2.7"}, ""},
+		"mapped IPv4 is IPv4":            {[]member{testMember("a", "10.0.0.1")}, requesting("::ffff:10.0.0.1"), []string{"10.0.0.1"}, ""},
+		"published by someone else":      {[]member{testMember("a", "10.0.0.1")}, publishing(requesting(), "198.51.100.1"), []string{"10.0.0.1"}, ""},
+		"of another type is not for us":  {[]member{testMember("a", "10.0.0.1")}, hostname(), nil, ""},
+		"nodes without address and with": {[]member{testMember("a"), testMember("b", "10.0.0.2")}, requesting(), []string{"10.0.0.2"}, ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := newNodePool(test.members, corev1.NodeInternalIP).assignOne(test.gateway)
+			if !got.NodeMode || got.Message != test.message {
+				t.Errorf("node mode %t, message %q", got.NodeMode, got.Message)
+			}
+			if diff := cmp.Diff(test.want, texts(got)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func hostname() *gatewayv1.Gateway {
+	g := testGateway("g", 80)
+	g.Spec.Addresses = []gatewayv1.GatewaySpecAddress{{Type: ptr.To(gatewayv1.HostnameAddressType), Value: "example.com"}}
+	return g
+}
+
+func texts(a topology.Assignment) []string {
+	var all []string
+	for _, addr := range a.Addresses {
+		all = append(all, addr.String())
+	}
+	return all
+}
+
+// TestAddressesDoNotChurn: beyond 16, nodes that come take nothing from those that
+// are there; a node that goes is replaced.
+func TestAddressesDoNotChurn(t *testing.T) {
+	node := func(i int) member { return testMember(fmt.Sprintf("n%02d", i), fmt.Sprintf("10.0.0.%d", i)) }
+	var members []member
+	for i := 20; i < 40; i++ {
+		members = append(members, node(i))
+	}
+	g := requesting()
+	assign := func() []string {
+		got := texts(newNodePool(members, corev1.NodeInternalIP).assignOne(g))
+		g.Status.Addresses = nil
+		publishing(g, got...)
+		return got
+	}
+	first := assign()
+	if len(first) != maxAddresses || first[0] != "10.0.0.20" {
+		t.Fatalf("got %v", first)
+	}
+	members = append([]member{node(10), node(11)}, members...)
+	if diff := cmp.Diff(first, assign()); diff != "" {
+		t.Errorf("new nodes (-before +after):\n%s", diff)
+	}
+	members = append(members[:2:2], members[3:]...) // without n20
+	want := append([]string{"10.0.0.10"}, first[1:]...)
+	if diff := cmp.Diff(want, assign()); diff != "" {
+		t.Errorf("without n20 (-want +got):\n%s", diff)
+	}
+}
+
+// TestAddressesOfOurGatewaysOnly: nobody else's Gateway is given anything.
+func TestAddressesOfOurGatewaysOnly(t *testing.T) {
+	class := func(name string, controller gatewayv1.GatewayController) *gatewayv1.GatewayClass {
+		c := &gatewayv1.GatewayClass{}
+		c.Name, c.Spec.ControllerName = name, controller
+		return c
+	}
+	other, orphan := testGateway("other", 80), testGateway("orphan", 80)
+	other.Spec.GatewayClassName, orphan.Spec.GatewayClassName = "theirs", "none"
+	s := &topology.Snapshot{
+		GatewayClasses: map[string]*gatewayv1.GatewayClass{"portway": class("portway", topology.ControllerName), "theirs": class("theirs", "example.com/theirs")},
+		Gateways: map[types.NamespacedName]*gatewayv1.Gateway{
+			{Name: "ours"}: testGateway("ours", 80), {Name: "other"}: other, {Name: "orphan"}: orphan,
+		},
+	}
+	got := newNodePool([]member{testMember("a", "10.0.0.1")}, corev1.NodeInternalIP).assign(s, topology.ControllerName)
+	if _, ok := got[types.NamespacedName{Name: "ours"}]; !ok || len(got) != 1 {
+		t.Errorf("got %v", got)
+	}
+}

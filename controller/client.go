@@ -1,0 +1,80 @@
+package controller
+
+import (
+	"context"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
+)
+
+// clients are the statusClients of all kinds, and what finalizers need.
+type clients struct {
+	classes    statusClient[*gatewayv1.GatewayClass]
+	finalizers objectUpdater[*gatewayv1.GatewayClass]
+	gateways   statusClient[*gatewayv1.Gateway]
+	sets       statusClient[*gatewayv1.ListenerSet]
+	tcp        statusClient[*gatewayv1.TCPRoute]
+	udp        statusClient[*gatewayv1.UDPRoute]
+}
+
+// objectUpdater reads and writes whole objects but for their status.
+type objectUpdater[P object] interface {
+	Get(ctx context.Context, key types.NamespacedName) (P, error)
+	Update(ctx context.Context, object P) (P, error)
+}
+
+// newClients returns clients of a clientset; served tells the version of kinds of
+// which there are several.
+func newClients(c gatewayclient.Interface, served func() map[string]string) clients {
+	v1 := c.GatewayV1()
+	classes := classClient{
+		typedClient: typedClient[*gatewayv1.GatewayClass]{func(string) typed[*gatewayv1.GatewayClass] { return v1.GatewayClasses() }},
+		update:      v1.GatewayClasses(),
+	}
+	return clients{
+		classes:    classes,
+		finalizers: classes,
+		gateways:   typedClient[*gatewayv1.Gateway]{func(ns string) typed[*gatewayv1.Gateway] { return v1.Gateways(ns) }},
+		sets:       typedClient[*gatewayv1.ListenerSet]{func(ns string) typed[*gatewayv1.ListenerSet] { return v1.ListenerSets(ns) }},
+		tcp: servedClient[*gatewayv1.TCPRoute]{"TCPRoute", served, map[string]statusClient[*gatewayv1.TCPRoute]{
+			"v1":       typedClient[*gatewayv1.TCPRoute]{func(ns string) typed[*gatewayv1.TCPRoute] { return v1.TCPRoutes(ns) }},
+			"v1alpha2": tcpRouteV1alpha2{c},
+		}},
+		udp: servedClient[*gatewayv1.UDPRoute]{"UDPRoute", served, map[string]statusClient[*gatewayv1.UDPRoute]{
+			"v1":       typedClient[*gatewayv1.UDPRoute]{func(ns string) typed[*gatewayv1.UDPRoute] { return v1.UDPRoutes(ns) }},
+			"v1alpha2": udpRouteV1alpha2{c},
+		}},
+	}
+}
+
+// typed is what the generated clients of all kinds have in common.
+type typed[P object] interface {
+	Get(ctx context.Context, name string, options metav1.GetOptions) (P, error)
+	UpdateStatus(ctx context.Context, object P, options metav1.UpdateOptions) (P, error)
+}
+
+// typedClient makes a statusClient of a generated client.
+type typedClient[P object] struct {
+	in func(namespace string) typed[P]
+}
+
+func (c typedClient[P]) Get(ctx context.Context, key types.NamespacedName) (P, error) {
+	return c.in(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
+}
+
+func (c typedClient[P]) UpdateStatus(ctx context.Context, object P) (P, error) {
+	return c.in(object.GetNamespace()).UpdateStatus(ctx, object, metav1.UpdateOptions{})
+}
+
+type classClient struct {
+	typedClient[*gatewayv1.GatewayClass]
+	update interface {
+		Update(ctx context.Context, object *gatewayv1.GatewayClass, options metav1.UpdateOptions) (*gatewayv1.GatewayClass, error)
+	}
+}
+
+func (c classClient) Update(ctx context.Context, object *gatewayv1.GatewayClass) (*gatewayv1.GatewayClass, error) {
+	return c.update.Update(ctx, object, metav1.UpdateOptions{})
+}

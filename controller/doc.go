@@ -1,0 +1,32 @@
+// Package controller is the program that tells what the nodes have proven: it
+// lets the core decide, assigns node addresses, compares what the nodes report
+// with the decision and writes the statuses that differ.
+//
+//	Next ─► census ─► assign ─► topology.Build ─► prover ─► Graph.Statuses ─► lags ─► plan ─► writer ─► API
+//	        who       where     (only when one    what      what is           1 s    what
+//	        counts              of both changed)  is proven true              slack  differs
+//
+// It programs nothing and no traffic depends on it: without a controller, rules
+// stand and endpoints are followed, only statuses grow old. Every replica runs
+// the same passes; only the leader writes, so that a take-over starts with what
+// is left to write and not with a first pass.
+//
+// Invariants, each with the test that fails when it breaks:
+//
+//   - A second pass over what the first one wrote writes nothing
+//     (TestSecondPassWritesNothing).
+//   - Conditions and status.parents entries of others stay as they are
+//     (TestForeignConditionsStay, TestForeignParentsStay).
+//   - lastTransitionTime moves with the status and with nothing else
+//     (TestTransitionTimeMovesWithStatus).
+//   - A status decided for one generation is not written over another
+//     (TestConflictWithNewGenerationIsLeftToTheNextPass).
+//   - Whatever a controller left half written, the next one completes
+//     (TestNextControllerCompletes).
+//   - Clocks of nodes do not matter: only renewals that were seen count
+//     (TestCensusIgnoresRemoteClocks).
+//   - Programmed is True without proof for at most Config.LagTolerance
+//     (TestLagHoldsTrueForItsToleranceOnly).
+//   - An address stays while its node is eligible (TestAddressesDoNotChurn).
+//   - A follower writes nothing (TestHandOver).
+package controller

@@ -1,0 +1,140 @@
+package controller
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/topology"
+)
+
+// recorder takes Events; it does not block.
+type recorder interface {
+	Eventf(regarding, related runtime.Object, kind, reason, action, note string, args ...any)
+}
+
+// event is what an operator must know: always a warning. Events are made from the
+// two statuses of a successful write, so that each transition gives one, however
+// many passes, conflicts and controllers there were.
+type event struct{ reason, action, note string }
+
+// Reasons of Events that are not the reason of a condition.
+const (
+	reasonNodeLagging = "NodeLagging"
+	reasonSuperseded  = "Superseded"
+	reasonAgentSilent = "AgentSilent"
+)
+
+// Actions of Events: what we were doing.
+const (
+	actionProgram = "Program"
+	actionAttach  = "Attach"
+	actionAccept  = "Accept"
+)
+
+func gatewayEvents(before, after *gatewayv1.GatewayStatus) []event {
+	var events []event
+	if e, ok := programmedEvent(condition(before.Conditions, programmed), condition(after.Conditions, programmed)); ok {
+		events = append(events, e)
+	}
+	for i := range after.Listeners {
+		listener := &after.Listeners[i]
+		events = append(events, listenerEvents(publishedListener(before.Listeners, listener.Name), listener.Conditions)...)
+	}
+	return events
+}
+
+// programmedEvent: nodes that fall behind, and addresses that are not to be had.
+// A Gateway that is new is not lagging, it has never been programmed.
+func programmedEvent(before, after *metav1.Condition) (event, bool) {
+	if after == nil || after.Status != metav1.ConditionFalse {
+		return event{}, false
+	}
+	if before == nil {
+		before = &metav1.Condition{Status: metav1.ConditionUnknown}
+	}
+	if before.Status == after.Status && before.Reason == after.Reason {
+		return event{}, false
+	}
+	switch gatewayv1.GatewayConditionReason(after.Reason) {
+	case gatewayv1.GatewayReasonPending:
+		if before.Status == metav1.ConditionTrue {
+			return event{reasonNodeLagging, actionProgram, after.Message}, true
+		}
+	case gatewayv1.GatewayReasonAddressNotAssigned, gatewayv1.GatewayReasonAddressNotUsable, gatewayv1.GatewayReasonNoResources:
+		return event{after.Reason, actionProgram, after.Message}, true
+	default: // the spec is at fault, which its conditions say
+	}
+	return event{}, false
+}
+
+func listenerSetEvents(before, after *gatewayv1.ListenerSetStatus) []event {
+	var events []event
+	for i := range after.Listeners {
+		listener := &after.Listeners[i]
+		events = append(events, listenerEvents(publishedEntry(before.Listeners, listener.Name), listener.Conditions)...)
+	}
+	return events
+}
+
+// listenerEvents: a port that somebody else has.
+func listenerEvents(before, after []metav1.Condition) []event {
+	const accepted = string(gatewayv1.ListenerConditionAccepted)
+	old, now := condition(before, accepted), condition(after, accepted)
+	if now == nil || now.Status != metav1.ConditionFalse || old != nil && old.Reason == now.Reason {
+		return nil
+	}
+	switch gatewayv1.ListenerConditionReason(now.Reason) {
+	case gatewayv1.ListenerReasonProtocolConflict, gatewayv1.ListenerReasonPortUnavailable:
+		return []event{{now.Reason, actionAccept, now.Message}}
+	default:
+		return nil
+	}
+}
+
+// routeEvents: an older route carries the traffic, of which the API shows nothing.
+func routeEvents(before, after *gatewayv1.RouteStatus, ours gatewayv1.GatewayController) []event {
+	var events []event
+	for i := range after.Parents {
+		parent := &after.Parents[i]
+		if parent.ControllerName != ours {
+			continue
+		}
+		now := condition(parent.Conditions, topology.ConditionSuperseded)
+		if now == nil || now.Status != metav1.ConditionTrue {
+			continue
+		}
+		var old *metav1.Condition
+		if j := ownParentIndex(before.Parents, parent.ParentRef, ours); j >= 0 {
+			old = condition(before.Parents[j].Conditions, topology.ConditionSuperseded)
+		}
+		if old == nil || old.Status != now.Status {
+			events = append(events, event{reasonSuperseded, actionAttach, now.Message})
+		}
+	}
+	return events
+}
+
+func ownParentIndex(parents []gatewayv1.RouteParentStatus, ref gatewayv1.ParentReference, ours gatewayv1.GatewayController) int {
+	for i := range parents {
+		if parents[i].ControllerName == ours && sameParent(&parents[i].ParentRef, &ref) {
+			return i
+		}
+	}
+	return -1
+}
+
+// emit records Events about an object.
+func (w *writer) emit(about runtime.Object, events []event) {
+	const maxNote = 1024 // the API's limit in bytes
+	for _, e := range events {
+		note := e.note
+		if len(note) > maxNote {
+			note = strings.ToValidUTF8(note[:maxNote-len("…")], "") + "…"
+		}
+		w.recorder.Eventf(about, nil, corev1.EventTypeWarning, e.reason, e.action, "%s", note)
+	}
+}

@@ -1,0 +1,54 @@
+package controller
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// TestEvents: each transition is told once, whatever passes follow.
+func TestEvents(t *testing.T) {
+	b := newTestbench(t)
+	b.join("a", "10.0.0.1")
+	expect := func(what string, want ...string) {
+		t.Helper()
+		b.settleAll()
+		if err := b.pass(b.ctx, true); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, b.events.take()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
+	b.put(testGateway("g", 80), testRoute("r", "g"))
+	b.step()
+	b.prove("a")
+	expect("a new Gateway")
+
+	young := testRoute("young", "g")
+	young.CreationTimestamp = metav1.NewTime(epoch.Add(time.Minute))
+	b.put(young)
+	b.step()
+	b.prove("a")
+	expect("a second route", `young Superseded: serves 0 of 1 listeners; the oldest route has precedence, then the first by name: listener "p80" serves TCPRoute default/r`)
+
+	late := testGateway("late", 80, 81)
+	late.CreationTimestamp = metav1.NewTime(epoch.Add(time.Minute))
+	b.put(late)
+	b.step()
+	b.prove("a")
+	expect("a port that is taken", `late PortUnavailable: Gateway default/late: spec.listeners[0].port: TCP port 80 of the nodes belongs to listener "p80" of Gateway default/g, which has precedence (oldest, then by name); choose another port`)
+
+	static := requesting("192.0.2.1")
+	static.Name, static.Spec.Listeners[0].Port = "static", 83
+	b.put(static)
+	b.step()
+	b.prove("a")
+	expect("an address that nobody has", `static AddressNotUsable: spec.addresses[0]: "192.0.2.1" is not an address this Gateway can have; use another one or remove the entry: the nodes with an agent have 10.0.0.1`)
+	b.put(testNode("a", false, "10.0.0.1"))
+	expect("no node", "g NoResources: no ready node runs an agent; deploy portway-agent", "late NoResources: no ready node runs an agent; deploy portway-agent")
+	b.put(testNode("a", true, "10.0.0.1"))
+	expect("back")
+}

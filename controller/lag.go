@@ -1,0 +1,190 @@
+package controller
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/topology"
+)
+
+const (
+	programmed = string(gatewayv1.GatewayConditionProgrammed)
+	pending    = string(gatewayv1.GatewayReasonPending)
+	// progressInterval is how often at most a Gateway's "3/5 nodes" is told anew.
+	progressInterval = time.Second
+)
+
+// lags gives the nodes time: an edit that all of them prove within the tolerance
+// never shows as Programmed False, and their progress is told no more often than
+// people can read. Not safe for concurrent use.
+type lags struct {
+	tolerance time.Duration
+	gateways  map[types.NamespacedName]*lag
+}
+
+// lag is of one Gateway that some node has not proven.
+type lag struct {
+	since  time.Time
+	told   string // the message of Programmed as last let through
+	toldAt time.Time
+}
+
+func newLags(tolerance time.Duration) *lags {
+	return &lags{tolerance: tolerance, gateways: map[types.NamespacedName]*lag{}}
+}
+
+// hold replaces in statuses what is too early to tell by what is published. next is
+// when this has to be looked at again by the mere passing of time; zero: never.
+func (l *lags) hold(now time.Time, g *topology.Graph, s *topology.Statuses) (next time.Time) {
+	lagging := make(map[types.NamespacedName]*lag, len(l.gateways))
+	for key, status := range s.Gateways {
+		desired := condition(status.Conditions, programmed)
+		if desired == nil || desired.Status != metav1.ConditionFalse || desired.Reason != pending {
+			continue
+		}
+		record := l.gateways[key]
+		if record == nil {
+			record = &lag{since: now}
+		}
+		lagging[key] = record
+		gateway := g.Gateways[key]
+		published := condition(gateway.Source.Status.Conditions, programmed)
+		if end := record.since.Add(l.tolerance); now.Before(end) && published != nil && published.Status == metav1.ConditionTrue {
+			holdTrue(&status, gateway, s)
+			s.Gateways[key] = status
+			next = earliest(next, end)
+			continue
+		}
+		if end := record.toldAt.Add(progressInterval); record.told != "" && now.Before(end) {
+			if desired.Message != record.told {
+				retell(&status, gateway, s, desired.Message, record.told)
+				next = earliest(next, end)
+			}
+			continue
+		}
+		if record.told != desired.Message {
+			record.told, record.toldAt = desired.Message, now
+		}
+	}
+	l.gateways = lagging
+	return next
+}
+
+// holdTrue puts the published Programmed conditions of a Gateway, its listeners and
+// its ListenerSets back where they are True and would become Pending. They keep
+// the generation they were true of, so that nobody takes them for an answer to
+// the edit; what is new since then has no such condition and is Pending.
+func holdTrue(status *gatewayv1.GatewayStatus, g *topology.Gateway, s *topology.Statuses) {
+	keepTrue(status.Conditions, g.Source.Status.Conditions)
+	for i := range status.Listeners {
+		listener := &status.Listeners[i]
+		keepTrue(listener.Conditions, publishedListener(g.Source.Status.Listeners, listener.Name))
+	}
+	for _, set := range setsOf(g) {
+		status, ok := s.ListenerSets[set.Key]
+		if !ok {
+			continue
+		}
+		keepTrue(status.Conditions, set.Source.Status.Conditions)
+		for i := range status.Listeners {
+			listener := &status.Listeners[i]
+			keepTrue(listener.Conditions, publishedEntry(set.Source.Status.Listeners, listener.Name))
+		}
+	}
+}
+
+func keepTrue(desired, published []metav1.Condition) {
+	old, now := condition(published, programmed), condition(desired, programmed)
+	if old == nil || now == nil || old.Status != metav1.ConditionTrue || now.Status != metav1.ConditionFalse {
+		return
+	}
+	if now.Reason == pending || now.Reason == "ParentNotProgrammed" {
+		*now = *old
+	}
+}
+
+// retell replaces the message about progress in everything that repeats it.
+func retell(status *gatewayv1.GatewayStatus, g *topology.Gateway, s *topology.Statuses, message, by string) {
+	replace := func(conditions []metav1.Condition) {
+		if c := condition(conditions, programmed); c != nil && c.Status == metav1.ConditionFalse {
+			c.Message = strings.Replace(c.Message, message, by, 1)
+		}
+	}
+	replace(status.Conditions)
+	for i := range status.Listeners {
+		replace(status.Listeners[i].Conditions)
+	}
+	for _, set := range setsOf(g) {
+		status := s.ListenerSets[set.Key]
+		replace(status.Conditions)
+		for i := range status.Listeners {
+			replace(status.Listeners[i].Conditions)
+		}
+	}
+}
+
+// nameSilent adds the silent nodes to what a Gateway that is programmed says of
+// itself: their rules stand, but nobody looks after them.
+func nameSilent(s *topology.Statuses, silent []string) {
+	if len(silent) == 0 {
+		return
+	}
+	note := fmt.Sprintf("; no news from the agent of %s, whose rules stand", atMost(3, silent))
+	for _, status := range s.Gateways {
+		if c := condition(status.Conditions, programmed); c != nil && c.Status == metav1.ConditionTrue {
+			c.Message += note
+		}
+	}
+}
+
+// setsOf returns the ListenerSets that have listeners at a Gateway.
+func setsOf(g *topology.Gateway) []*topology.ListenerSet {
+	var sets []*topology.ListenerSet
+	for _, listener := range g.Listeners {
+		if n := len(sets); listener.Set != nil && (n == 0 || sets[n-1] != listener.Set) {
+			sets = append(sets, listener.Set)
+		}
+	}
+	return sets
+}
+
+func publishedListener(published []gatewayv1.ListenerStatus, name gatewayv1.SectionName) []metav1.Condition {
+	for i := range published {
+		if published[i].Name == name {
+			return published[i].Conditions
+		}
+	}
+	return nil
+}
+
+func publishedEntry(published []gatewayv1.ListenerEntryStatus, name gatewayv1.SectionName) []metav1.Condition {
+	for i := range published {
+		if published[i].Name == name {
+			return published[i].Conditions
+		}
+	}
+	return nil
+}
+
+// condition returns the condition of a type, nil without one.
+func condition(conditions []metav1.Condition, kind string) *metav1.Condition {
+	for i := range conditions {
+		if conditions[i].Type == kind {
+			return &conditions[i]
+		}
+	}
+	return nil
+}
+
+// atMost joins the first n names and counts the rest.
+func atMost(n int, names []string) string {
+	if len(names) <= n {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:n], ", "), len(names)-n)
+}

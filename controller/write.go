@@ -1,0 +1,75 @@
+package controller
+
+import (
+	"context"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// maxConflicts is how often a write starts over at once before it is queued again.
+const maxConflicts = 4
+
+// outcome is how a write ended.
+type outcome string
+
+const (
+	outcomeWritten   outcome = "written"
+	outcomeUnchanged outcome = "unchanged" // the API held it already
+	outcomeGone      outcome = "gone"      // the object, or its kind
+	outcomeOvertaken outcome = "overtaken" // by an edit; the next pass decides anew
+	outcomeFailed    outcome = "failed"
+)
+
+// write makes the status of an object the desired one: compare and update, and
+// once more from what the API holds after a conflict. What others wrote into the
+// status meanwhile stays.
+func write[P object, S any](ctx context.Context, w *writer, k *kind[P, S], object P, desired *S) (outcome, error) {
+	seen := seenObject{k.name, object.GetUID(), object.GetResourceVersion()}
+	base := object
+	if latest, ok := w.recall(seen); ok {
+		if refused, ok := latest.refused.(*S); ok && k.equal(refused, desired) {
+			return outcomeUnchanged, nil
+		}
+		if newer, ok := latest.object.(P); ok {
+			base = newer
+		}
+	}
+	now := metav1.NewTime(w.clock.Now()).Rfc3339Copy()
+	for attempt := 0; ; attempt++ {
+		before := k.status(base)
+		after := k.merge(before, desired, now)
+		if k.equal(before, &after) {
+			return outcomeUnchanged, nil
+		}
+		next := k.copy(base)
+		*k.status(next) = after
+		written, err := k.client.UpdateStatus(ctx, next)
+		switch {
+		case err == nil:
+			latest := writtenObject{object: written}
+			if !k.equal(k.status(written), &after) {
+				// An older CRD has no such field: asking again changes nothing.
+				latest.refused = desired
+			}
+			w.remember(seen, latest)
+			w.emit(base, k.events(before, &after))
+			return outcomeWritten, nil
+		case apierrors.IsNotFound(err):
+			return outcomeGone, nil
+		case !apierrors.IsConflict(err) || attempt == maxConflicts:
+			return outcomeFailed, err
+		}
+		w.conflict(k.name)
+		base, err = k.client.Get(ctx, types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()})
+		switch {
+		case apierrors.IsNotFound(err):
+			return outcomeGone, nil
+		case err != nil:
+			return outcomeFailed, err
+		case base.GetUID() != object.GetUID() || base.GetGeneration() != object.GetGeneration():
+			return outcomeOvertaken, nil
+		}
+	}
+}
