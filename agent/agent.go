@@ -105,6 +105,9 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 		a.progress.succeed()
 	}
 	// Everything below is told after the kernel is up to date.
+	if results.Restored {
+		klog.FromContext(ctx).Info("Somebody else deleted or changed our rules; they are in place again")
+	}
 	a.publish(results, err)
 	a.logWarnings(ctx)
 	klog.FromContext(ctx).V(2).Info("Programmed", "frontends", state.Len(), "operations", results.Operations, "full", full)

@@ -11,4 +11,7 @@ type Results struct {
 	// Operations counts the changes sent to the kernel; 0 when it already held
 	// this State.
 	Operations int
+	// Restored: others had deleted or changed what this backend keeps in the kernel,
+	// and it is there again.
+	Restored bool
 }

@@ -217,6 +217,28 @@ func BenchmarkAddRemoveListener(b *testing.B) {
 	benchmarkChange(b, nil, benchFrontend(0, 0, benchEndpoints))
 }
 
+// A pass without anything to do, when others committed since the last one and when
+// not: what it costs to look at the rules of all chains.
+func BenchmarkNothingToDo(b *testing.B) {
+	for _, others := range []bool{false, true} {
+		b.Run(fmt.Sprintf("others=%t", others), func(b *testing.B) {
+			_, c := inNamespace(b)
+			p := newProgrammer(b, c)
+			s := benchState(1000)
+			mustProgram(b, p, s)
+			b.ReportAllocs()
+			for b.Loop() {
+				if others {
+					p.generation = 0 // as if
+				}
+				if n := mustProgram(b, p, s); n != 0 {
+					b.Fatalf("%d operations", n)
+				}
+			}
+		})
+	}
+}
+
 // What the ladder costs each commit: the kernel walks all chains of all tables.
 func BenchmarkReplaceEndpointShortLadder(b *testing.B) {
 	full := rungs

@@ -29,8 +29,11 @@
 //
 // What the package does not do: it decides nothing, deletes no conntrack entries
 // (flows keep their endpoint until they end), sets no sysctl, and touches no table
-// but its own. It does not watch the table: that others deleted it is noticed by the
-// next Program, whether or not that has something to commit.
+// but its own. It does not watch the table: that others deleted it, or rules in it, is
+// noticed by the next Program, whether or not that has something to commit. What they
+// do to elements of a table that stays is not, as only a listing of all elements would
+// tell (Linux 6.18 tells their number, older ones do not): what they removed comes
+// back, and what they added goes, with the next restart, failure or change of rules.
 //
 // # Order and atomicity
 //
@@ -53,7 +56,9 @@
 // differs. Any failure has the next Program do the same. Frontends that no State of
 // the process named go with the first State that is not partial. A table that
 // somebody deleted or replaced is noticed by its handle, or by ENOENT, and made anew
-// within the same Program.
+// within the same Program. So are rules, by their fingerprints, which are read only
+// when somebody else committed to the namespace, those of the ladder only by a
+// Program that has nothing else to do: to read them takes longer than to commit.
 //
 // A map or set whose declaration changes gets a new name: the kernel refuses to
 // change one, and the old is deleted as a leftover.
@@ -75,13 +80,16 @@
 //   - The kernel draws the shares that the Layout says (TestKernelDrawsTheShares,
 //     TestKernelDrawsTheRefusedDatagrams).
 //   - A failure at any batch is mended by the next Program (TestFaultAtAnyBatch),
-//     lost acknowledgements are a failure (TestLostAnswersAreNoticed), and a Frontend
-//     that cannot be programmed keeps no other (TestRefusedFrontendBlocksNoOther).
+//     lost acknowledgements are a failure and no refusal (TestLostAnswersAreNoticed,
+//     TestSocketErrorIsNoRefusal), and a Frontend that cannot be programmed keeps no
+//     other (TestRefusedFrontendBlocksNoOther).
 //   - A partial State sweeps nothing it does not know (TestPartialStateKeepsTheUnknown).
-//   - A table that others deleted comes back (TestTableDeletedByAStranger), and what
-//     they or a former version left in ours goes (TestAdoptSweepsLeftovers); one of
-//     our name that cannot be made ours is replaced (TestTableInTheWayIsReplaced).
+//   - A table that others deleted comes back (TestTableDeletedByAStranger), and so do
+//     rules of it (TestRulesFlushedByAStranger). What they or a former version left in
+//     ours goes (TestAdoptSweepsLeftovers, TestAdoptRepairsComments); a table of our
+//     name that cannot be made ours is replaced (TestTableInTheWayIsReplaced).
 //   - Without the kernel's features or the right to use them, New says in one
 //     sentence what is missing (TestProbeSaysWhatIsMissing).
-//   - Cleanup removes our table only (TestCleanupLeavesOthersAlone).
+//   - Cleanup removes our table only (TestCleanupLeavesOthersAlone), and to probe the
+//     kernel touches none (TestProbeLeavesOthersAlone).
 package nftables

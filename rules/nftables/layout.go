@@ -34,7 +34,8 @@ type rule struct {
 type layout struct {
 	table  *nftables.Table
 	sets   [setCount]*nftables.Set
-	chains []chain // a chain is behind those its rules lead to
+	chains []chain         // a chain is behind those its rules lead to
+	prints [][]fingerprint // of their rules, once asked for
 }
 
 func newLayout(c Config) *layout {

@@ -3,6 +3,7 @@ package nftables
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 
 	"github.com/google/nftables"
@@ -17,8 +18,10 @@ type feature struct {
 }
 
 // Probe reports, in one sentence, what the kernel or our rights lack. It makes a
-// table, and deletes it, in one batch: nobody ever sees it.
+// table, and deletes it, in one batch: nobody ever sees it. The table has a name
+// that nobody else has.
 func Probe(c Config) error {
+	c.Table = fmt.Sprintf("%s-probe-%016x", c.Table, rand.Uint64())
 	features := features(c)
 	var all []feature
 	if try(c, append(all, features...)) == nil {
@@ -42,13 +45,15 @@ func probeError(f feature, err error) error {
 	return fmt.Errorf("nftables: this kernel has no %s (%s): %w", f.name, f.cure, err)
 }
 
+// try makes the table of the Config with the features and deletes it. Where there
+// is one of its name it fails with EEXIST and touches nothing.
 func try(c Config, features []feature) error {
 	conn, err := openConn(c)
 	if err != nil {
 		return err
 	}
-	table := &nftables.Table{Name: c.Table + "-probe", Family: nftables.TableFamilyINet}
-	conn.AddTable(table)
+	table := &nftables.Table{Name: c.Table, Family: nftables.TableFamilyINet}
+	conn.CreateTable(table)
 	for _, f := range features {
 		if err := f.add(conn.Conn, table); err != nil {
 			return errors.Join(err, conn.CloseLasting())
@@ -59,7 +64,7 @@ func try(c Config, features []feature) error {
 }
 
 func features(c Config) []feature {
-	l := newLayout(Config{Table: c.Table + "-probe", Mark: c.Mark})
+	l := newLayout(c)
 	rules := func(exprs ...expr.Any) func(*nftables.Conn, *nftables.Table) error {
 		return func(conn *nftables.Conn, table *nftables.Table) error {
 			ch := conn.AddChain(&nftables.Chain{Name: "probe", Table: table})

@@ -24,9 +24,11 @@ type Programmer struct {
 	// while synced; a failure ends that and the next pass reads the table back.
 	kernel *kernel
 	synced bool
-	// handle and generation recognise changes by others, see verify.
+	// handle and generation recognise changes by others, see verify; unread says
+	// that others made some since all rules were looked at.
 	handle     uint64
 	generation uint32
+	unread     bool
 
 	// state is what the last pass was for; what it did not achieve is in pending.
 	state     *rules.State
@@ -50,8 +52,9 @@ type failure struct {
 type Stats struct {
 	Batches   int // sent to the kernel
 	Failures  int // of them, those that failed
-	ReadBacks int // passes that had to read the table back: the first, and after failures
+	ReadBacks int // passes that had to read the table back: the first, and after failures and changes by others
 	Vanished  int // times our table was deleted by somebody else
+	Altered   int // times our rules were changed by somebody else
 	Rebuilt   int // times a table was in the way that could not be made ours
 }
 
@@ -140,8 +143,12 @@ func (p *Programmer) forget() {
 	p.kernel = newKernel()
 }
 
-// errVanished says that our table is gone, or is another one of the same name.
-var errVanished = errors.New("the table was deleted by somebody else")
+var (
+	// errVanished says that our table is gone, or is another one of the same name.
+	errVanished = errors.New("the table was deleted by somebody else")
+	// errAltered says that our chains have not the rules they should have.
+	errAltered = errors.New("the rules were changed by somebody else")
+)
 
 // Program makes the kernel forward what the State says. It is idempotent; where
 // nothing differs, nothing is sent. A State must not change after it was handed
@@ -154,12 +161,17 @@ var errVanished = errors.New("the table was deleted by somebody else")
 func (p *Programmer) Program(ctx context.Context, state *rules.State) (rules.Results, error) {
 	pass := &pass{Programmer: p, ctx: ctx, state: state}
 	err := pass.run()
-	if errors.Is(err, errVanished) && ctx.Err() == nil {
-		p.stats.Vanished++
+	vanished, altered := errors.Is(err, errVanished), errors.Is(err, errAltered)
+	if (vanished || altered) && ctx.Err() == nil {
+		if vanished {
+			p.stats.Vanished++
+		} else {
+			p.stats.Altered++
+		}
 		p.forget()
 		err = pass.run()
 	}
-	results := rules.Results{Operations: pass.operations}
+	results := rules.Results{Operations: pass.operations, Restored: (vanished || altered) && err == nil}
 	results.Errors = p.gatewayErrors(state, err)
 	results.Committed = p.proven(state, results.Errors)
 	if err == nil {

@@ -7,12 +7,14 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/portway-dev/portway/internal/netns"
@@ -201,6 +203,47 @@ func TestLostAnswersAreNoticed(t *testing.T) {
 	checkKernel(t, c, s)
 }
 
+// After an error of the socket the batch may be committed as well as not: nothing
+// is sent again before the connections and what is known of the kernel are new.
+func TestSocketErrorIsNoRefusal(t *testing.T) {
+	for _, errno := range []unix.Errno{unix.ENOBUFS, unix.EPERM, unix.EINTR, unix.EAGAIN, unix.EBADF} {
+		t.Run(errno.Error(), func(t *testing.T) {
+			_, c := inNamespace(t)
+			p := newProgrammer(t, c)
+			mustProgram(t, p, benchState(10))
+			before := p.Stats()
+			p.fault = func(batch int) (error, error) {
+				if batch > before.Batches {
+					return nil, nil
+				}
+				return nil, &netlink.OpError{Op: "receive", Err: os.NewSyscallError("recvmsg", errno)}
+			}
+			s := benchState(100)
+			results, err := p.Program(t.Context(), s)
+			if !errors.Is(err, errno) {
+				t.Fatalf("%v, want %v", err, errno)
+			}
+			if bad := s.Frontend(benchKey(50)).Owner.Gateway; results.Errors[bad] == nil {
+				t.Errorf("errors %v, want one for %s", results.Errors, bad)
+			}
+			if got := p.Stats().Batches - before.Batches; got != 1 {
+				t.Errorf("%d batches, want none behind the failed one", got)
+			}
+			if p.conn != nil || p.query != nil || p.synced {
+				t.Error("still connected, or trusting the model of the kernel")
+			}
+			if got := count(t, c, listeners4); got != 100 {
+				t.Errorf("%d listeners: the batch was not committed", got)
+			}
+			mustProgram(t, p, s)
+			if got := p.Stats(); got.ReadBacks != before.ReadBacks+1 || got.Failures != before.Failures+1 {
+				t.Errorf("%+v, want 1 failure and that the table was read back", got)
+			}
+			checkKernel(t, c, s)
+		})
+	}
+}
+
 func TestSmallBuffers(t *testing.T) {
 	_, c := inNamespace(t)
 	c.SocketBuffer = minSocketBuffer
@@ -251,8 +294,13 @@ func TestTableDeletedByAStranger(t *testing.T) {
 	next := base.Apply(map[rules.FrontendKey]*rules.Frontend{benchKey(3): benchFrontend(3, 5, 2)}, nil)
 
 	nft(t, ns, "delete", "table", "inet", "portway")
-	mustProgram(t, p, next)
+	if results, err := p.Program(t.Context(), next); err != nil || !results.Restored {
+		t.Errorf("restored %t, error %v", results.Restored, err)
+	}
 	checkKernel(t, c, next)
+	if results, err := p.Program(t.Context(), next); err != nil || results.Restored {
+		t.Errorf("restored %t again, error %v", results.Restored, err)
+	}
 
 	nft(t, ns, "flush", "ruleset")
 	nft(t, ns, "add", "table", "inet", "portway") // the same name, but not our table
@@ -267,6 +315,92 @@ func TestTableDeletedByAStranger(t *testing.T) {
 	if s := p.Stats(); s.Vanished != 2 {
 		t.Errorf("%+v, want 2 vanished", s)
 	}
+}
+
+// The table and its elements stay, but not all of its rules.
+func TestRulesFlushedByAStranger(t *testing.T) {
+	handle := regexp.MustCompile(`# handle (\d+)`)
+	deleteRule := func(chain string) func(*testing.T, *netns.Namespace) {
+		return func(t *testing.T, ns *netns.Namespace) {
+			t.Helper()
+			for line := range strings.Lines(nft(t, ns, "--handle", "list", "chain", "inet", "portway", chain)) {
+				if m := handle.FindStringSubmatch(line); m != nil && !strings.HasSuffix(strings.Fields(line)[0], "chain") {
+					nft(t, ns, "delete", "rule", "inet", "portway", chain, "handle", m[1])
+					return
+				}
+			}
+			t.Fatalf("no rule in chain %s", chain)
+		}
+	}
+	base := benchState(20)
+	other := base.Apply(map[rules.FrontendKey]*rules.Frontend{benchKey(3): benchFrontend(3, 5, 2)}, nil)
+	for _, test := range []struct {
+		name    string
+		strange func(*testing.T, *netns.Namespace)
+		states  []*rules.State // until it must be mended
+	}{
+		{"table flushed", func(t *testing.T, ns *netns.Namespace) {
+			t.Helper()
+			nft(t, ns, "flush", "table", "inet", "portway")
+		}, []*rules.State{base}},
+		{"table flushed and a change", func(t *testing.T, ns *netns.Namespace) {
+			t.Helper()
+			nft(t, ns, "flush", "table", "inet", "portway")
+		}, []*rules.State{other}},
+		{"rule added", func(t *testing.T, ns *netns.Namespace) {
+			t.Helper()
+			nft(t, ns, "insert", "rule", "inet", "portway", "services", "drop")
+		}, []*rules.State{other}},
+		{"rule of all listeners deleted", deleteRule("postrouting"), []*rules.State{base}},
+		{"the same and a change", deleteRule("postrouting"), []*rules.State{other}},
+		{"rule of the ladder deleted", deleteRule("random-10"), []*rules.State{base}},
+		// The pass with a change leaves the ladder to one without.
+		{"the same and a change first", deleteRule("random-10"), []*rules.State{other, other}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ns, c := inNamespace(t)
+			p := newProgrammer(t, c)
+			mustProgram(t, p, base)
+			mustProgram(t, p, base)
+			want := chainsOf(nft(t, ns, "list", "table", "inet", "portway"))
+			before := p.Stats()
+
+			test.strange(t, ns)
+			if chainsOf(nft(t, ns, "list", "table", "inet", "portway")) == want {
+				t.Fatal("the stranger changed nothing")
+			}
+			for _, s := range test.states {
+				mustProgram(t, p, s)
+			}
+			if diff := cmp.Diff(want, chainsOf(nft(t, ns, "list", "table", "inet", "portway"))); diff != "" {
+				t.Errorf("rules (-want +kernel):\n%s", diff)
+			}
+			checkKernel(t, c, test.states[0])
+			if s := p.Stats(); s.Altered != before.Altered+1 || s.Vanished != 0 || s.Failures != 0 {
+				t.Errorf("%+v, want 1 altered", s)
+			}
+
+			nft(t, ns, "add", "table", "ip", "other") // moves the generation, no more
+			before = p.Stats()
+			mustProgram(t, p, test.states[0])
+			if diff := cmp.Diff(before, p.Stats()); diff != "" {
+				t.Errorf("stats changed (-before +after):\n%s", diff)
+			}
+			now, err := p.query.generation()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p.generation != now || p.unread {
+				t.Error("the next pass would look at the rules again")
+			}
+		})
+	}
+}
+
+// chainsOf returns the part of a listing that has the chains, behind the sets.
+func chainsOf(listing string) string {
+	_, chains, _ := strings.Cut(listing, "\n\tchain")
+	return chains
 }
 
 // A Frontend that the kernel refuses does not keep the others from it, and what is
@@ -373,6 +507,7 @@ func TestAdoptSweepsLeftovers(t *testing.T) {
 		"add element inet portway listeners4 { 192.0.2.77 . tcp . 7 : goto old-chain }",
 		"add element inet portway hairpin4 { 192.0.2.77 . 192.0.2.78 }",
 		"add element inet portway refused4 { 192.0.2.77 . udp . 7 . 5-9 }",
+		"add element inet portway slots4 { 192.0.2.77 . tcp . 7 . 0xffffff : 192.0.2.78 . 7 }",
 		"add rule inet portway services drop",
 	} {
 		nft(t, ns, strings.Fields(command)...)
@@ -380,14 +515,51 @@ func TestAdoptSweepsLeftovers(t *testing.T) {
 	s := newWorld(4).state()
 	mustProgram(t, newProgrammer(t, c), s)
 	checkKernel(t, c, s)
-	rendered, err := Render(stateOf(nil), c)
+	rendered, err := Render(s, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// All rules, too, are as in a table made anew.
-	chains := func(text string) string { return strings.SplitN(text, "\n\tchain", 2)[1] }
-	if diff := cmp.Diff(chains(rendered), chains(nft(t, ns, "list", "table", "inet", "portway"))); diff != "" {
+	// All rules, too, are as in a table made anew, and, as nft sees them, all elements.
+	if diff := cmp.Diff(withoutSlots(rendered), withoutSlots(nft(t, ns, "list", "table", "inet", "portway"))); diff != "" {
 		t.Errorf("(-want +kernel):\n%s", diff)
+	}
+}
+
+// withoutSlots is canonical with the number of slots instead of the slots, which
+// may be placed in any order.
+func withoutSlots(listing string) string {
+	slots := regexp.MustCompile(`(?s)(\tmap slots[46] \{[^}]*?elements = \{\n)(.*?)\n\}`)
+	return slots.ReplaceAllStringFunc(canonical(listing), func(block string) string {
+		m := slots.FindStringSubmatch(block)
+		return fmt.Sprintf("%s%d slots\n}", m[1], 1+strings.Count(m[2], "\n"))
+	})
+}
+
+// An element that serves a listener but names another is made anew.
+func TestAdoptRepairsComments(t *testing.T) {
+	const k4, k6 = "192.0.2.1 . udp . 53", "2001:db8::1 . udp . 53"
+	for _, test := range []struct{ set, key, value string }{
+		{"listeners4", k4, " : goto draw"},
+		{"drawn4", k4, " : goto flow-2"},
+		{"drawn6", k6, " : goto flow-1"},
+		{"refused4", k4 + " . 0x0-0x5ba4ef", ""},
+		{"refused6", k6 + " . 0x0-0x5ba4ef", ""},
+	} {
+		t.Run(test.set, func(t *testing.T) {
+			ns, c := inNamespace(t)
+			s := stateOf(topologies["udp-refused-share"])
+			mustProgram(t, newProgrammer(t, c), s)
+			want := canonical(nft(t, ns, "list", "table", "inet", "portway"))
+			nft(t, ns, fmt.Sprintf("delete element inet portway %[1]s { %[2]s }; add element inet portway %[1]s { %[2]s comment \"another\"%[3]s }",
+				test.set, test.key, test.value))
+			if canonical(nft(t, ns, "list", "table", "inet", "portway")) == want {
+				t.Fatal("the comment is the same")
+			}
+			mustProgram(t, newProgrammer(t, c), s)
+			if diff := cmp.Diff(want, canonical(nft(t, ns, "list", "table", "inet", "portway"))); diff != "" {
+				t.Errorf("(-want +kernel):\n%s", diff)
+			}
+		})
 	}
 }
 
@@ -460,6 +632,32 @@ func TestProbeSaysWhatIsMissing(t *testing.T) {
 	}()
 	if err := <-got; err == nil || !strings.Contains(err.Error(), "CAP_NET_ADMIN") || !errors.Is(err, unix.EPERM) {
 		t.Errorf("without rights: %v", err)
+	}
+}
+
+func TestProbeLeavesOthersAlone(t *testing.T) {
+	ns, c := inNamespace(t)
+	for _, command := range []string{
+		"add table inet portway-probe",
+		"add chain inet portway-probe probe",
+		"add rule inet portway-probe probe counter accept",
+	} {
+		nft(t, ns, strings.Fields(command)...)
+	}
+	before := nft(t, ns, "--handle", "list", "ruleset")
+	if err := Probe(c); err != nil {
+		t.Error(err)
+	}
+	c.Table = "portway-probe" // by chance
+	if err := try(c, features(c)); !errors.Is(err, unix.EEXIST) {
+		t.Errorf("%v, want EEXIST", err)
+	}
+	if diff := cmp.Diff(before, nft(t, ns, "--handle", "list", "ruleset")); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+	c.Table = strings.Repeat("p", 100)
+	if err := Probe(c); err != nil {
+		t.Errorf("with the longest name: %v", err)
 	}
 }
 

@@ -140,20 +140,35 @@ func (q *query) sets() ([]string, error) {
 	return names, nil
 }
 
-// rules returns the fingerprints of the rules of each chain of our table.
-func (q *query) rules() (map[string][]fingerprint, error) {
+// rules returns the fingerprints of the rules of chains of our table, or of all of
+// them if none is named. For a few the kernel is much quicker one by one.
+func (q *query) rules(chains ...string) (map[string][]fingerprint, error) {
 	out := make(map[string][]fingerprint)
-	err := q.dump(unix.NFT_MSG_GETRULE, func(payload []byte) bool {
+	each := func(payload []byte) bool {
 		if text(attribute(payload, unix.NFTA_RULE_TABLE)) == q.table {
 			chain := text(attribute(payload, unix.NFTA_RULE_CHAIN))
 			out[chain] = append(out[chain], fingerprintOf(attribute(payload, unix.NFTA_RULE_USERDATA)))
 		}
 		return true
-	}, netlink.Attribute{Type: unix.NFTA_RULE_TABLE, Data: zeroTerminated(q.table)})
-	if err != nil {
-		return nil, fmt.Errorf("list the rules of table inet %s: %w", q.table, err)
+	}
+	table := netlink.Attribute{Type: unix.NFTA_RULE_TABLE, Data: zeroTerminated(q.table)}
+	if len(chains) == 0 {
+		return out, q.dumpRules(each, table)
+	}
+	for _, chain := range chains {
+		one := netlink.Attribute{Type: unix.NFTA_RULE_CHAIN, Data: zeroTerminated(chain)}
+		if err := q.dumpRules(each, table, one); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
+}
+
+func (q *query) dumpRules(each func(payload []byte) bool, attrs ...netlink.Attribute) error {
+	if err := q.dump(unix.NFT_MSG_GETRULE, each, attrs...); err != nil {
+		return fmt.Errorf("list the rules of table inet %s: %w", q.table, err)
+	}
+	return nil
 }
 
 // rawElement is an element as the kernel lists it.

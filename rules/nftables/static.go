@@ -39,12 +39,12 @@ func (l *layout) steps(present map[string][]fingerprint) ([]step, error) {
 	for _, ch := range l.chains {
 		out = append(out, object(func(c *nftables.Conn) { c.AddChain(ch.Chain) }))
 	}
-	for _, ch := range l.chains {
-		wanted, err := ch.fingerprints()
-		if err != nil {
-			return nil, err
-		}
-		has := present[ch.Name]
+	all, err := l.fingerprints()
+	if err != nil {
+		return nil, err
+	}
+	for i, ch := range l.chains {
+		has, wanted := present[ch.Name], all[i]
 		if slices.Equal(has, wanted) {
 			continue
 		}
@@ -78,6 +78,35 @@ type fingerprint uint64
 // fingerprintType is the type of the fingerprint in a rule's user data, far from
 // those of libnftnl (enum nftnl_udata_rule_types); nft skips what it does not know.
 const fingerprintType userdata.Type = 0xf0
+
+// fingerprints returns those of the rules of each chain, in the order of l.chains.
+func (l *layout) fingerprints() ([][]fingerprint, error) {
+	if l.prints != nil {
+		return l.prints, nil
+	}
+	prints := make([][]fingerprint, 0, len(l.chains))
+	for _, ch := range l.chains {
+		p, err := ch.fingerprints()
+		if err != nil {
+			return nil, err
+		}
+		prints = append(prints, p)
+	}
+	l.prints = prints
+	return prints, nil
+}
+
+// trunk names the chains that listeners share, whatever their number of slots:
+// all but the ladder.
+func (l *layout) trunk() []string {
+	var names []string
+	for _, ch := range l.chains {
+		if !ladderChain(ch.Name) {
+			names = append(names, ch.Name)
+		}
+	}
+	return names
+}
 
 func (c chain) fingerprints() ([]fingerprint, error) {
 	out := make([]fingerprint, 0, len(c.rules))
