@@ -23,7 +23,11 @@
 //   - A change of EndpointSlices alone yields no Snapshot
 //     (TestStoreSliceChangeYieldsNoSnapshot).
 //   - A broken file keeps its last good content as a whole; other files go on
-//     (TestManifestsBrokenEditKeepsLastGood).
+//     (TestManifestsBrokenEditKeepsLastGood). So does a directory that vanished
+//     (TestManifestsDirectoryGone); a file that was removed takes its objects along
+//     (TestManifestsRemovedFile).
+//   - Nothing is read that could make us wait: regular files only
+//     (TestManifestsIrregular).
 //   - Every problem names file, line, object and field, and says what to do
 //     (TestBadInput).
 //   - Nothing enters the Store before every kind was read, and then everything as

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
 	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
@@ -194,6 +195,8 @@ func TestManifestsDirectoryGone(t *testing.T) {
 	s := newScanner(t, "m", "other", "single.yaml")
 	confirm := func() { s.clock.Sleep(DefaultManifestsConfig().Confirm) } // steps the fake clock
 	s.want(t, "a b c single")
+	remove(t, "m/a.yaml") // as rm -r begins; its time stops with the directory
+	s.want(t, "a b c single")
 	if err := os.Rename("m", "old"); err != nil {
 		t.Fatal(err)
 	}
@@ -253,6 +256,35 @@ func TestManifestsIrregular(t *testing.T) {
 	s.want(t, "a b", "b.yaml: is a pipe, which is not read; write the objects to a regular file and name that")
 	s.clock.Sleep(DefaultManifestsConfig().Confirm)
 	s.want(t, "a b")
+}
+
+func TestLogReport(t *testing.T) {
+	tests := map[string]struct {
+		report fileReport
+		want   string
+	}{
+		"removed":    {fileReport{File: "f", Objects: 2, Removed: true}, `"Manifest removed, its objects go" file="f" objects=2`},
+		"taken over": {fileReport{File: "f", Objects: 2, TakenOver: true}, `"Manifest taken over" file="f" objects=2`},
+		"recovered":  {fileReport{File: "f", Objects: 2, Recovered: true}, `"Manifest is good again" file="f" objects=2`},
+		"never good": {
+			fileReport{File: "f", Problems: Problems{{File: "f", Message: "m"}}},
+			`"Manifest is broken, nothing of it is used" err="f: m" file="f"`,
+		},
+		"kept": {
+			fileReport{File: "f", Objects: 2, Problems: Problems{{File: "f", Message: "m"}}},
+			`"Manifest is broken, its last good content stays in use" err="f: m" file="f" objects=2`,
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.BufferLogs(true)))
+			logReport(klog.NewContext(t.Context(), logger), test.report)
+			got := logger.GetSink().(ktesting.Underlier).GetBuffer().String()
+			if strings.Count(got, "Manifest") != 1 || !strings.Contains(strings.ReplaceAll(got, `"`, ""), strings.ReplaceAll(test.want, `"`, "")) {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
 }
 
 func TestManifestsTooLarge(t *testing.T) {
