@@ -58,8 +58,12 @@ verify: ## what is generated or documented is what the code says
 	hack/verify.sh
 
 .PHONY: e2e
-e2e: ## real-Kubernetes tests
-	@echo "make e2e: not built yet: it comes with the controller and the cluster lab under integration/" >&2; exit 1
+e2e: deps ## real-Kubernetes tests in a lab of their own (root; builds the lab the first time)
+	cd integration/e2e && E2E=1 $(GO) test -count=1 -timeout 60m -v .
+
+.PHONY: conformance
+conformance: deps ## the Gateway API conformance suite in the lab → integration/conformance/reports/
+	cd integration/e2e && $(GO) run ./cmd/conformance
 
 .PHONY: lab
 lab: build ## the cluster lab's programs (about 12 minutes of two cores the first time)
