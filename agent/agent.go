@@ -49,9 +49,8 @@ type agent struct {
 	undecided bool         // one of them changed since the graph was built
 	graph     *topology.Graph
 	forwarder *topology.Forwarder
-	state     *rules.State // the last valid one
-	warnings  []string     // those already logged
-	unserved  []string     // likewise
+	warnings  []string // those already logged
+	unserved  []string // likewise
 }
 
 func newAgent(node string, config topology.Config, from source, to programmer, addresses func() ([]netip.Addr, error)) *agent {
@@ -94,7 +93,6 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 	if update.Partial {
 		state = state.AsPartial()
 	}
-	a.state = state
 	began := a.clock.Now()
 	results, err := a.programmer.Program(ctx, state)
 	if err != nil && ctx.Err() != nil {

@@ -32,7 +32,7 @@ func BenchmarkPassEndpointChange(b *testing.B) {
 			if err := a.pass(quiet(b), true); err != nil {
 				b.Fatal(err)
 			}
-			if got := a.state.Len(); got != listeners {
+			if got := a.forwarder.State().Len(); got != listeners {
 				b.Fatalf("%d frontends, want %d", got, listeners)
 			}
 			ctx := quiet(b)
