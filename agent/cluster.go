@@ -113,7 +113,7 @@ func newMember(ctx context.Context, o Options, env environment, clients cluster.
 		client:    clients.NodeReports,
 		revisions: clients.Metadata.Resource(v1alpha1.GroupVersion.WithResource("nodereports")),
 		owner:     m.self.owner,
-		describe:  description{version: o.Version, backend: backendName(o.Backend)},
+		describe:  description{version: o.Version, backend: backendName(o.Backend), bootID: bootID(env.sysctls)},
 		fresh:     make(chan struct{}, 1),
 	}
 	m.heartbeat = &heartbeat{

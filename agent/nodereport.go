@@ -28,6 +28,7 @@ const (
 	maxErrorMessage    = 256
 	maxFindingMessage  = 512
 	maxAgentVersion    = 128
+	maxBootID          = 128
 	// errorBudget bounds the bytes of errors and findings together: with the 85 KB
 	// of 5000 digests a report stays below 128 KiB.
 	errorBudget = 36 << 10
@@ -40,6 +41,7 @@ const apiTimeout = 10 * time.Second
 type description struct {
 	version  string
 	backend  string
+	bootID   string // of the kernel; empty: not known
 	findings []v1alpha1.Finding
 }
 
@@ -50,6 +52,7 @@ func (d *description) nodeReport(v *view) v1alpha1.Report {
 		Version:      v1alpha1.ReportVersion,
 		AgentVersion: truncate(d.version, maxAgentVersion),
 		Backend:      d.backend,
+		BootID:       truncate(d.bootID, maxBootID),
 		Failing:      int32(len(v.report.Errors)),
 	}
 	for _, addr := range v.addresses[:min(len(v.addresses), maxReportAddresses)] {

@@ -50,12 +50,12 @@ func newTestReportWriter() (*reportWriter, *fakeReports) {
 }
 
 func TestNodeReport(t *testing.T) {
-	d := description{version: "v1.2.3", backend: "nftables", findings: []v1alpha1.Finding{{Reason: "R", Message: strings.Repeat("é", 300)}}}
+	d := description{version: "v1.2.3", backend: "nftables", bootID: "b1", findings: []v1alpha1.Finding{{Reason: "R", Message: strings.Repeat("é", 300)}}}
 	v := viewOf("1:b", "", "1:a")
 	v.report.Committed[types.NamespacedName{Name: "not accepted"}] = ""
 	got := d.nodeReport(&v)
 	want := v1alpha1.Report{
-		Version: 1, AgentVersion: "v1.2.3", Backend: "nftables", Addresses: []string{"192.0.2.1"},
+		Version: 1, AgentVersion: "v1.2.3", Backend: "nftables", BootID: "b1", Addresses: []string{"192.0.2.1"},
 		Committed: []string{"1:a", "1:b"}, Gateways: 2, Failing: 1,
 		Errors:   []v1alpha1.GatewayError{{Gateway: "a/g1", Message: "no buffer space"}},
 		Findings: []v1alpha1.Finding{{Reason: "R", Message: strings.Repeat("é", 254) + "…"}},

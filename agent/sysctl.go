@@ -3,7 +3,19 @@ package agent
 import (
 	"os"
 	"path/filepath"
+	"strings"
 )
+
+// bootID returns what tells this boot of the kernel from all others, empty where
+// the kernel does not say (kernel.random.boot_id, random(4)). A kubelet publishes
+// the same.
+func bootID(s sysctls) string {
+	text, err := s.Read("kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
 
 // procSysctls are the settings of the network namespace this process is in.
 type procSysctls struct{}

@@ -18,6 +18,9 @@ import (
 // They may change what they are given: it was just decoded for us. Trimmed
 // objects are for reading; whoever writes metadata or spec sends a patch.
 
+// FieldManager is the name under which the controller writes statuses.
+const FieldManager = "portway-controller"
+
 // trimmer trims for one of the two programs. The zero value is the agent's: no
 // statuses (but for Gateway addresses), no labels and annotations that nothing
 // of the decision depends on.
@@ -32,6 +35,19 @@ func (t trimmer) meta(o Object) {
 	if !t.statuses {
 		reduce(o, nil)
 	}
+}
+
+// metaWithFields keeps for the controller which fields of the status it wrote: the
+// status of such a kind says nowhere whose it is.
+func (t trimmer) metaWithFields(o Object) {
+	var wrote []metav1.ManagedFieldsEntry
+	for _, entry := range o.GetManagedFields() {
+		if t.statuses && entry.Manager == FieldManager && entry.Subresource == "status" {
+			wrote = append(wrote, entry)
+		}
+	}
+	t.meta(o)
+	o.SetManagedFields(wrote)
 }
 
 // clean drops what nobody wants. The type of an object is that of its Go type;
@@ -68,7 +84,7 @@ func (t trimmer) gatewayClass(c *gatewayv1.GatewayClass) Object {
 
 // gateway keeps the addresses of the status: they are what agents are told.
 func (t trimmer) gateway(g *gatewayv1.Gateway) Object {
-	t.meta(g)
+	t.metaWithFields(g)
 	if !t.statuses {
 		g.Status = gatewayv1.GatewayStatus{Addresses: g.Status.Addresses}
 	}
@@ -76,7 +92,7 @@ func (t trimmer) gateway(g *gatewayv1.Gateway) Object {
 }
 
 func (t trimmer) listenerSet(s *gatewayv1.ListenerSet) Object {
-	t.meta(s)
+	t.metaWithFields(s)
 	if !t.statuses {
 		s.Status = gatewayv1.ListenerSetStatus{}
 	}
@@ -168,12 +184,12 @@ func (trimmer) endpointSlice(s *discoveryv1.EndpointSlice) Object {
 	return s
 }
 
-// node keeps labels, addresses and whether the node is ready. A kubelet writes
+// node keeps labels, addresses, which boot it is and whether the node is ready. A kubelet writes
 // the time of its heartbeat every few minutes: nothing for us.
 func (trimmer) node(n *corev1.Node) Object {
 	clean(n)
 	reduce(n, n.Labels)
-	status := corev1.NodeStatus{Addresses: n.Status.Addresses}
+	status := corev1.NodeStatus{Addresses: n.Status.Addresses, NodeInfo: corev1.NodeSystemInfo{BootID: n.Status.NodeInfo.BootID}}
 	for _, c := range n.Status.Conditions {
 		if c.Type == corev1.NodeReady {
 			status.Conditions = []corev1.NodeCondition{{Type: c.Type, Status: c.Status, Reason: c.Reason, LastTransitionTime: c.LastTransitionTime}}

@@ -7,7 +7,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
+
+	"github.com/portway-dev/portway/cluster"
 )
+
+// asOurs names the writer, whatever the binary is called: by that name it knows
+// its statuses again.
+var asOurs = metav1.UpdateOptions{FieldManager: cluster.FieldManager}
 
 // clients are the statusClients of all kinds, and what finalizers need.
 type clients struct {
@@ -65,7 +71,7 @@ func (c typedClient[P]) Get(ctx context.Context, key types.NamespacedName) (P, e
 }
 
 func (c typedClient[P]) UpdateStatus(ctx context.Context, object P) (P, error) {
-	return c.in(object.GetNamespace()).UpdateStatus(ctx, object, metav1.UpdateOptions{})
+	return c.in(object.GetNamespace()).UpdateStatus(ctx, object, asOurs)
 }
 
 type classClient struct {
@@ -76,5 +82,5 @@ type classClient struct {
 }
 
 func (c classClient) Update(ctx context.Context, object *gatewayv1.GatewayClass) (*gatewayv1.GatewayClass, error) {
-	return c.update.Update(ctx, object, metav1.UpdateOptions{})
+	return c.update.Update(ctx, object, asOurs)
 }

@@ -32,6 +32,9 @@ type kind[P object, S any] struct {
 	status func(P) *S
 	merge  func(existing, desired *S, now metav1.Time) S
 	equal  func(a, b *S) bool
+	// release returns a status without what these fields say we wrote. nil for
+	// statuses that name their writer, which merge goes by.
+	release func(existing *S, wrote fields) S
 	// events returns what an operator must know about a change of status.
 	events func(before, after *S) []event
 }
@@ -43,6 +46,15 @@ type kinds struct {
 	sets     kind[*gatewayv1.ListenerSet, gatewayv1.ListenerSetStatus]
 	tcp      kind[*gatewayv1.TCPRoute, gatewayv1.RouteStatus]
 	udp      kind[*gatewayv1.UDPRoute, gatewayv1.RouteStatus]
+}
+
+// after returns the status an object gets: what is desired in place of what was
+// ours, or, nil, nothing of ours.
+func (k *kind[P, S]) after(o P, desired *S, now metav1.Time) S {
+	if desired == nil {
+		return k.release(k.status(o), wroteFields(o))
+	}
+	return k.merge(k.status(o), desired, now)
 }
 
 func newKinds(c clients, ours gatewayv1.GatewayController) kinds {
@@ -60,12 +72,12 @@ func newKinds(c clients, ours gatewayv1.GatewayController) kinds {
 		gateways: kind[*gatewayv1.Gateway, gatewayv1.GatewayStatus]{
 			name: "Gateway", client: c.gateways, copy: (*gatewayv1.Gateway).DeepCopy,
 			status: func(o *gatewayv1.Gateway) *gatewayv1.GatewayStatus { return &o.Status },
-			merge:  mergeGateway, equal: equalGateway, events: gatewayEvents,
+			merge:  mergeGateway, equal: equalGateway, release: releaseGateway, events: gatewayEvents,
 		},
 		sets: kind[*gatewayv1.ListenerSet, gatewayv1.ListenerSetStatus]{
 			name: "ListenerSet", client: c.sets, copy: (*gatewayv1.ListenerSet).DeepCopy,
 			status: func(o *gatewayv1.ListenerSet) *gatewayv1.ListenerSetStatus { return &o.Status },
-			merge:  mergeListenerSet, equal: equalListenerSet, events: listenerSetEvents,
+			merge:  mergeListenerSet, equal: equalListenerSet, release: releaseListenerSet, events: listenerSetEvents,
 		},
 		tcp: kind[*gatewayv1.TCPRoute, gatewayv1.RouteStatus]{
 			name: "TCPRoute", client: c.tcp, copy: (*gatewayv1.TCPRoute).DeepCopy,

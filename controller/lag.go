@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
@@ -128,20 +127,6 @@ func retell(status *gatewayv1.GatewayStatus, g *topology.Gateway, s *topology.St
 	}
 }
 
-// nameSilent adds the silent nodes to what a Gateway that is programmed says of
-// itself: their rules stand, but nobody looks after them.
-func nameSilent(s *topology.Statuses, silent []string) {
-	if len(silent) == 0 {
-		return
-	}
-	note := fmt.Sprintf("; no news from the agent of %s, whose rules stand", atMost(3, silent))
-	for _, status := range s.Gateways {
-		if c := condition(status.Conditions, programmed); c != nil && c.Status == metav1.ConditionTrue {
-			c.Message += note
-		}
-	}
-}
-
 // setsOf returns the ListenerSets that have listeners at a Gateway.
 func setsOf(g *topology.Gateway) []*topology.ListenerSet {
 	var sets []*topology.ListenerSet
@@ -179,12 +164,4 @@ func condition(conditions []metav1.Condition, kind string) *metav1.Condition {
 		}
 	}
 	return nil
-}
-
-// atMost joins the first n names and counts the rest.
-func atMost(n int, names []string) string {
-	if len(names) <= n {
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:n], ", "), len(names)-n)
 }

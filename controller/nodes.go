@@ -2,7 +2,6 @@ package controller
 
 import (
 	"cmp"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/topology"
 )
 
 // census knows which nodes count. It goes by what it saw happen: a renewal is a
@@ -76,7 +76,7 @@ func (c *census) count(now time.Time, fleet cluster.Fleet) (r roll, moved bool) 
 			continue
 		}
 		m := record.member(now, c, lease)
-		m.name, m.report = name, fleet.Reports[name]
+		m.name, m.report = name, sinceBoot(node, fleet.Reports[name])
 		m.addresses = nodeAddresses(node, c.addressType)
 		if !record.counts {
 			record.counts = hasCommitted(m.report) || !now.Before(record.readyAt.Add(c.joinGrace))
@@ -135,17 +135,6 @@ func (r *roll) bootstrap() {
 
 func (r *roll) wakeAt(t time.Time) { r.next = earliest(r.next, t) }
 
-// silent names the silent nodes that count.
-func (r *roll) silent() []string {
-	var names []string
-	for _, m := range r.members {
-		if m.counts && m.silent {
-			names = append(names, m.name)
-		}
-	}
-	return names
-}
-
 func sameMember(a, b member) bool {
 	return a.name == b.name && a.counts == b.counts && a.silent == b.silent && a.report == b.report && slices.Equal(a.addresses, b.addresses)
 }
@@ -171,6 +160,18 @@ func nodeAddresses(node *corev1.Node, kind corev1.NodeAddressType) []netip.Addr 
 	return slices.Compact(addresses)
 }
 
+// sinceBoot returns a node's report, nil if it is from before the node's last boot:
+// the kernel it speaks of is gone, and its rules with it.
+func sinceBoot(node *corev1.Node, report *v1alpha1.NodeReport) *v1alpha1.NodeReport {
+	if report == nil {
+		return nil
+	}
+	if now, then := node.Status.NodeInfo.BootID, report.Report.BootID; now != "" && then != "" && now != then {
+		return nil
+	}
+	return report
+}
+
 // hasCommitted: the node has programmed something, or everything where there is
 // nothing to program.
 func hasCommitted(report *v1alpha1.NodeReport) bool {
@@ -184,10 +185,9 @@ func readable(report *v1alpha1.NodeReport) bool {
 
 func unreadable(report *v1alpha1.NodeReport) string {
 	if report == nil {
-		return "its agent has not reported yet"
+		return topology.AgentNotReported()
 	}
-	return fmt.Sprintf("its agent reports in version %d, this controller reads version %d; run the same release on both",
-		report.Report.Version, v1alpha1.ReportVersion)
+	return topology.AgentNotUnderstood(report.Report.Version, v1alpha1.ReportVersion)
 }
 
 // earliest returns the earlier of two times; zero is never.

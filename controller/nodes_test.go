@@ -32,13 +32,17 @@ func fleetOf(objects ...any) cluster.Fleet {
 	return f
 }
 
-// describe reads "a" for a node that counts, "a?" joining, "a!" silent.
+// describe reads "a" for a node that counts, "a-" if it has no report, "a?" joining,
+// "a!" silent.
 func describe(r roll) []string {
 	texts := []string{}
 	for _, m := range r.members {
 		text := m.name
-		if !m.counts {
+		switch {
+		case !m.counts:
 			text += "?"
+		case m.report == nil:
+			text += "-"
 		}
 		if m.silent {
 			text += "!"
@@ -65,6 +69,16 @@ func TestCensus(t *testing.T) {
 	}
 	lease := func(n int) *coordinationv1.Lease { return testLease("a", epoch.Add(time.Duration(n)*time.Hour)) }
 	report := testReport("a", "1:x")
+	booted := func(id string) *corev1.Node {
+		n := ready.DeepCopy()
+		n.Status.NodeInfo.BootID = id
+		return n
+	}
+	reported := func(bootID string) *v1alpha1.NodeReport {
+		r := report.DeepCopy()
+		r.Report.BootID = bootID
+		return r
+	}
 	tests := map[string][]moment{
 		"no agent":  {{0, z(ready), []string{"z"}}},
 		"not ready": {{0, z(notReady, lease(1), report), []string{"z"}}},
@@ -76,7 +90,7 @@ func TestCensus(t *testing.T) {
 		"joins after the grace": {
 			{0, z(ready, lease(1)), []string{"a?", "z"}},
 			{30*sec - 1, z(ready, lease(2)), []string{"a?", "z"}},
-			{30 * sec, z(ready, lease(2)), []string{"a", "z"}},
+			{30 * sec, z(ready, lease(2)), []string{"a-", "z"}},
 		},
 		"a report that nobody understands is no commit": {
 			{0, z(ready, lease(1), &v1alpha1.NodeReport{ObjectMeta: report.ObjectMeta, Report: v1alpha1.Report{Version: 99, Committed: []string{"9:x"}}}), []string{"a?", "z"}},
@@ -100,7 +114,7 @@ func TestCensus(t *testing.T) {
 			{20 * sec, z(notReady, lease(2)), []string{"z"}},
 			{35 * sec, z(ready, lease(3)), []string{"a?", "z"}},
 			{64 * sec, z(ready, lease(4)), []string{"a?", "z"}},
-			{65 * sec, z(ready, lease(5)), []string{"a", "z"}},
+			{65 * sec, z(ready, lease(5)), []string{"a-", "z"}},
 		},
 		"silent while not ready": {
 			{0, z(ready, lease(1), report), []string{"a", "z"}},
@@ -111,7 +125,16 @@ func TestCensus(t *testing.T) {
 			{0, z(ready, lease(1), report), []string{"a", "z"}},
 			{1 * sec, z(lease(1), report), []string{"z"}},
 		},
-		"alone while joining": {{0, []any{ready, lease(1)}, []string{"a"}}},
+		"a report from before the boot is no commit": {
+			{0, z(booted("1"), lease(1), reported("2")), []string{"a?", "z"}},
+			{5 * sec, z(booted("2"), lease(1), reported("2")), []string{"a", "z"}},
+		},
+		"boots unnoticed": {
+			{0, z(booted("1"), lease(1), reported("1")), []string{"a", "z"}},
+			{5 * sec, z(booted("2"), lease(2), reported("1")), []string{"a-", "z"}},
+			{6 * sec, z(booted("2"), lease(3), reported("2")), []string{"a", "z"}},
+		},
+		"alone while joining": {{0, []any{ready, lease(1)}, []string{"a-"}}},
 	}
 	for name, moments := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -170,7 +193,7 @@ func TestCensusTellsWhenToLookAgain(t *testing.T) {
 		}
 		now = r.next
 	}
-	want := []string{"0s [a b?] true", "30s [a b] true", "40s [a! b!] true"}
+	want := []string{"0s [a b?] true", "30s [a b-] true", "40s [a! b-!] true"}
 	if diff := cmp.Diff(want, seen); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

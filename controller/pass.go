@@ -54,9 +54,8 @@ func (c *controller) evaluate(ctx context.Context, now time.Time, decide bool) {
 		c.snapshot.Addresses = addresses
 		c.graph = topology.Build(c.snapshot, c.config.Topology)
 	}
-	statuses := c.graph.Statuses(c.prover.reports(c.graph, c.roll.members))
-	silent := c.roll.silent()
-	nameSilent(&statuses, silent)
+	reports := c.prover.reports(c.graph, c.roll.members)
+	statuses := c.graph.Statuses(reports)
 	c.lagsNext = c.lags.hold(now, c.graph, &statuses)
 
 	var changes []*change
@@ -64,7 +63,7 @@ func (c *controller) evaluate(ctx context.Context, now time.Time, decide bool) {
 		changes = plan(&c.kinds, &c.snapshot, statuses, ours, metav1.NewTime(now))
 	}
 	c.writer.offer(changes)
-	c.tellSilent(ctx, silent)
+	c.tellSilent(ctx, reports.Silent)
 	c.measure(&statuses)
 	klog.FromContext(ctx).V(2).Info("Pass", "gateways", len(statuses.Gateways), "routes", len(statuses.Routes),
 		"nodes", len(c.roll.members), "changes", len(changes), "partial", c.partial)

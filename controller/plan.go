@@ -26,8 +26,8 @@ type objectKey struct {
 }
 
 // plan returns what differs between the statuses and what the Snapshot shows, in
-// the order in which it is worth writing. Gateways whose class is no longer ours
-// are left to whoever has it now; our entries in routes are always ours.
+// the order in which it is worth writing. Objects that are no longer ours to speak
+// of, such as a Gateway that changed to another's class, lose what we wrote.
 func plan(k *kinds, s *topology.Snapshot, want topology.Statuses, ours gatewayv1.GatewayController, now metav1.Time) []*change {
 	changes := finalizerChanges(s, ours)
 	changes = append(changes, statusChanges(&k.classes, s.GatewayClasses, want.GatewayClasses, now)...)
@@ -40,24 +40,25 @@ func plan(k *kinds, s *topology.Snapshot, want topology.Statuses, ours gatewayv1
 // statusChanges returns, by name, what differs among the objects with a status.
 func statusChanges[K comparable, P object, S any](k *kind[P, S], objects map[K]P, want map[K]S, now metav1.Time) []*change {
 	var changes []*change
-	for key, status := range want {
-		if object, ok := objects[key]; ok {
-			changes = k.appendChange(changes, object, status, now)
+	for key, object := range objects {
+		if status, ours := want[key]; ours {
+			changes = k.appendChange(changes, object, &status, now)
+		} else if k.release != nil && len(object.GetManagedFields()) > 0 {
+			changes = k.appendChange(changes, object, nil, now)
 		}
 	}
 	return sorted(changes)
 }
 
 // appendChange adds what makes the object's status the desired one, if it differs.
-func (k *kind[P, S]) appendChange(changes []*change, object P, desired S, now metav1.Time) []*change {
-	existing := k.status(object)
-	if merged := k.merge(existing, &desired, now); k.equal(existing, &merged) {
+func (k *kind[P, S]) appendChange(changes []*change, object P, desired *S, now metav1.Time) []*change {
+	if after := k.after(object, desired, now); k.equal(k.status(object), &after) {
 		return changes
 	}
 	return append(changes, &change{
 		key: objectKey{k.name, types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}},
 		write: func(ctx context.Context, w *writer) (outcome, error) {
-			return write(ctx, w, k, object, &desired)
+			return write(ctx, w, k, object, desired)
 		},
 	})
 }
@@ -69,7 +70,7 @@ func routeChanges[P object](k *kind[P, gatewayv1.RouteStatus], routes map[types.
 	for key, route := range routes {
 		status, decided := want.Routes[topology.RouteKey{Kind: k.name, NamespacedName: key}]
 		if decided || hasEntryOf(k.status(route), ours) {
-			changes = k.appendChange(changes, route, status, now)
+			changes = k.appendChange(changes, route, &status, now)
 		}
 	}
 	return sorted(changes)

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -61,6 +60,9 @@ func (p *prover) reports(g *topology.Graph, members []member) topology.Reports {
 		}
 		proofs[m.name] = known
 		r.Nodes = append(r.Nodes, known.result)
+		if m.silent {
+			r.Silent = append(r.Silent, m.name)
+		}
 	}
 	p.proofs = proofs
 	return r
@@ -88,15 +90,15 @@ func (p *prover) expect(g *topology.Graph) {
 func (p *prover) prove(m member) topology.NodeReport {
 	result := topology.NodeReport{Node: m.name}
 	if !readable(m.report) {
-		result.Errors = p.expected.everywhere(unreadable(m.report))
+		result.Unheard = unreadable(m.report)
 	} else {
 		result.Committed = p.expected.found(m.report.Report.Committed)
 		if len(result.Committed) < len(p.expected.byGateway) {
 			result.Errors = reportedErrors(m.report)
 		}
 	}
-	if m.silent && len(result.Committed) < len(p.expected.byGateway) {
-		result.Errors = p.expected.everywhere(fmt.Sprintf("its agent has been silent for more than %s", p.timeout))
+	if m.silent {
+		result.Unheard = topology.AgentSilent(p.timeout)
 	}
 	return result
 }
@@ -125,14 +127,6 @@ func (e *expectation) found(committed []string) map[types.NamespacedName]string 
 		delete(found, gateway)
 	}
 	return found
-}
-
-func (e *expectation) everywhere(message string) map[types.NamespacedName]string {
-	errs := make(map[types.NamespacedName]string, len(e.byGateway))
-	for gateway := range e.byGateway {
-		errs[gateway] = message
-	}
-	return errs
 }
 
 func reportedErrors(report *v1alpha1.NodeReport) map[types.NamespacedName]string {

@@ -87,7 +87,7 @@ func TestJoiningNodeIsNotWaitedFor(t *testing.T) {
 	b.renew("a", "b", "c", "d")
 	b.step()
 	b.write()
-	if got := b.programmed("g"); got != "False/Pending: 3/4 nodes; waiting for d (last error: its agent has not reported yet)" {
+	if got := b.programmed("g"); got != "False/Pending: 3/4 nodes; waiting for d (last error: its agent has not reported since the node booted)" {
 		t.Error(got)
 	}
 }

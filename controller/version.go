@@ -60,7 +60,7 @@ func (c tcpRouteV1alpha2) Get(ctx context.Context, key types.NamespacedName) (*g
 }
 
 func (c tcpRouteV1alpha2) UpdateStatus(ctx context.Context, route *gatewayv1.TCPRoute) (*gatewayv1.TCPRoute, error) {
-	old, err := c.client.GatewayV1alpha2().TCPRoutes(route.Namespace).UpdateStatus(ctx, tcpRouteTo(route), metav1.UpdateOptions{})
+	old, err := c.client.GatewayV1alpha2().TCPRoutes(route.Namespace).UpdateStatus(ctx, tcpRouteTo(route), asOurs)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func (c udpRouteV1alpha2) Get(ctx context.Context, key types.NamespacedName) (*g
 }
 
 func (c udpRouteV1alpha2) UpdateStatus(ctx context.Context, route *gatewayv1.UDPRoute) (*gatewayv1.UDPRoute, error) {
-	old, err := c.client.GatewayV1alpha2().UDPRoutes(route.Namespace).UpdateStatus(ctx, udpRouteTo(route), metav1.UpdateOptions{})
+	old, err := c.client.GatewayV1alpha2().UDPRoutes(route.Namespace).UpdateStatus(ctx, udpRouteTo(route), asOurs)
 	if err != nil {
 		return nil, err
 	}

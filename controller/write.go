@@ -22,14 +22,14 @@ const (
 	outcomeFailed    outcome = "failed"
 )
 
-// write makes the status of an object the desired one: compare and update, and
-// once more from what the API holds after a conflict. What others wrote into the
-// status meanwhile stays.
+// write makes the status of an object the desired one, or removes what is ours in
+// it (nil): compare and update, and once more from what the API holds after a
+// conflict. What others wrote into the status meanwhile stays.
 func write[P object, S any](ctx context.Context, w *writer, k *kind[P, S], object P, desired *S) (outcome, error) {
 	seen := seenObject{k.name, object.GetUID(), object.GetResourceVersion()}
 	base := object
 	if latest, ok := w.recall(seen); ok {
-		if refused, ok := latest.refused.(*S); ok && k.equal(refused, desired) {
+		if refused, ok := latest.refused.(*S); ok && desired != nil && k.equal(refused, desired) {
 			return outcomeUnchanged, nil
 		}
 		if newer, ok := latest.object.(P); ok {
@@ -39,17 +39,18 @@ func write[P object, S any](ctx context.Context, w *writer, k *kind[P, S], objec
 	now := metav1.NewTime(w.clock.Now()).Rfc3339Copy()
 	for attempt := 0; ; attempt++ {
 		before := k.status(base)
-		after := k.merge(before, desired, now)
+		after := k.after(base, desired, now)
 		if k.equal(before, &after) {
 			return outcomeUnchanged, nil
 		}
 		next := k.copy(base)
 		*k.status(next) = after
+		next.SetManagedFields(nil) // the API keeps what it has: ours may be trimmed
 		written, err := k.client.UpdateStatus(ctx, next)
 		switch {
 		case err == nil:
 			latest := writtenObject{object: written}
-			if !k.equal(k.status(written), &after) {
+			if desired != nil && !k.equal(k.status(written), &after) {
 				// An older CRD has no such field: asking again changes nothing.
 				latest.refused = desired
 			}

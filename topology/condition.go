@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -161,11 +162,32 @@ func (g *Gateway) waitingFor(behind []NodeReport, nodes int) string {
 		if i >= shown {
 			continue
 		}
-		if problem := node.Errors[g.Key]; problem != "" {
+		if problem := cmp.Or(node.Unheard, node.Errors[g.Key]); problem != "" {
 			names[i] += fmt.Sprintf(" (last error: %s)", truncate(problem, errorLength))
 		}
 	}
 	return fmt.Sprintf("%d/%d nodes; waiting for %s", nodes-len(behind), nodes, atMost(shown, names))
+}
+
+// AgentNotReported says of a node that its agent has not said anything yet.
+func AgentNotReported() string { return "its agent has not reported since the node booted" }
+
+// AgentSilent says of a node that its agent does not show that it is alive.
+func AgentSilent(timeout time.Duration) string {
+	return fmt.Sprintf("its agent has been silent for more than %s", timeout)
+}
+
+// AgentNotUnderstood says of a node that its agent reports in another version.
+func AgentNotUnderstood(version, known int32) string {
+	return fmt.Sprintf("its agent reports in version %d, this controller reads version %d; run the same release on both", version, known)
+}
+
+// everyNodeServes names the nodes that do so unattended.
+func everyNodeServes(silent []string) string {
+	if len(silent) == 0 {
+		return messageProgrammed
+	}
+	return fmt.Sprintf("%s; no news from the agent of %s, whose rules stand", messageProgrammed, atMost(3, silent))
 }
 
 // truncate cuts a text that others wrote to n bytes, so that a few of them fit

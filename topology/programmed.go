@@ -2,39 +2,67 @@ package topology
 
 import (
 	"cmp"
+	"reflect"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// programmed judges a Gateway by what the nodes have proven; nodes are sorted by
-// name. What the Gateway itself lacks comes first, since no node could help.
-// The digest decides and not the generation: an edited route moves the one
-// without the other.
-func (g *Gateway) programmed(r Reports, nodes []NodeReport) Condition {
+// fleet is the nodes of Reports, by what they have proven: of thousands of nodes
+// nearly all have proven the same.
+type fleet struct {
+	Reports
+	groups [][]NodeReport // those of a group share one map
+}
+
+func newFleet(r Reports) fleet {
+	f := fleet{Reports: r}
+	group := map[uintptr]int{}
+	for _, node := range r.Nodes {
+		shared := reflect.ValueOf(node.Committed).Pointer()
+		i, known := group[shared]
+		if !known {
+			i = len(f.groups)
+			group[shared], f.groups = i, append(f.groups, nil)
+		}
+		f.groups[i] = append(f.groups[i], node)
+	}
+	return f
+}
+
+// behind returns the nodes that have not proven a Gateway, by name.
+func (f *fleet) behind(g *Gateway) []NodeReport {
+	var behind []NodeReport
+	for _, nodes := range f.groups {
+		if nodes[0].Committed[g.Key] != g.Digest {
+			behind = append(behind, nodes...)
+		}
+	}
+	slices.SortFunc(behind, func(a, b NodeReport) int { return cmp.Compare(a.Node, b.Node) })
+	return behind
+}
+
+// programmed judges a Gateway by what the nodes have proven. What the Gateway
+// itself lacks comes first, since no node could help. The digest decides and not
+// the generation: an edited route moves the one without the other.
+func (g *Gateway) programmed(f fleet) Condition {
 	switch {
 	case !g.Accepted:
 		return gatewayNotProgrammed(gatewayv1.GatewayReasonInvalid, "the Gateway is not accepted")
 	case g.assigned && g.unusableAddress() >= 0:
 		return gatewayNotProgrammed(gatewayv1.GatewayReasonAddressNotUsable, g.addressNotUsable(g.unusableAddress()))
-	case r.NotEvaluated:
+	case f.NotEvaluated:
 		return newCondition(gatewayv1.GatewayConditionProgrammed, metav1.ConditionUnknown, gatewayv1.GatewayReasonPending, messageNotEvaluated)
-	case len(nodes) == 0:
+	case len(f.Nodes) == 0:
 		return gatewayNotProgrammed(gatewayv1.GatewayReasonNoResources, "no ready node runs an agent; deploy portway-agent")
 	case len(g.Assignment.Addresses) == 0:
 		return gatewayNotProgrammed(gatewayv1.GatewayReasonAddressNotAssigned, g.addressNotAssigned())
 	}
-	var behind []NodeReport
-	for _, node := range nodes {
-		if node.Committed[g.Key] != g.Digest {
-			behind = append(behind, node)
-		}
+	if behind := f.behind(g); len(behind) > 0 {
+		return gatewayNotProgrammed(gatewayv1.GatewayReasonPending, g.waitingFor(behind, len(f.Nodes)))
 	}
-	if len(behind) > 0 {
-		return gatewayNotProgrammed(gatewayv1.GatewayReasonPending, g.waitingFor(behind, len(nodes)))
-	}
-	return newCondition(gatewayv1.GatewayConditionProgrammed, metav1.ConditionTrue, gatewayv1.GatewayReasonProgrammed, messageProgrammed)
+	return newCondition(gatewayv1.GatewayConditionProgrammed, metav1.ConditionTrue, gatewayv1.GatewayReasonProgrammed, everyNodeServes(f.Silent))
 }
 
 // programmed derives a set's condition from its own and its Gateway's.
@@ -66,8 +94,4 @@ func (l *Listener) programmed(gateway Condition) Condition {
 	default: // True and Unknown have the same reasons for both
 		return gateway
 	}
-}
-
-func sortedNodes(nodes []NodeReport) []NodeReport {
-	return slices.SortedFunc(slices.Values(nodes), func(a, b NodeReport) int { return cmp.Compare(a.Node, b.Node) })
 }

@@ -26,16 +26,24 @@ type Reports struct {
 	// Nodes that count: ready nodes that run an agent, in any order. None →
 	// False/NoResources.
 	Nodes []NodeReport
+	// Silent names those of Nodes whose agent is not heard of: their rules stand, but
+	// nobody looks after them.
+	Silent []string
 }
 
 // NodeReport is what one node has proven.
 type NodeReport struct {
 	Node string
 	// Committed is, per Gateway, the digest whose rules are in this node's kernel.
+	// Nodes that have proven the same may share one map, which is then looked at
+	// once for all of them.
 	Committed map[types.NamespacedName]string
 	// Errors is, per Gateway, why the current digest is not; may be absent while a
 	// node is merely behind.
 	Errors map[types.NamespacedName]string
+	// Unheard is why nothing newer is known of any Gateway, empty if that is not so:
+	// AgentNotReported, AgentSilent, AgentNotUnderstood.
+	Unheard string
 }
 
 // Statuses are the complete statuses of all objects of ours, ready to be
@@ -69,9 +77,9 @@ func (g *Graph) Statuses(r Reports) Statuses {
 			SupportedFeatures: publishedFeatures(),
 		}
 	}
-	nodes := sortedNodes(r.Nodes)
+	fleet := newFleet(r)
 	for key, gateway := range g.Gateways {
-		programmed := gateway.programmed(r, nodes)
+		programmed := gateway.programmed(fleet)
 		s.Gateways[key] = gateway.status(programmed)
 		for _, set := range gateway.sets {
 			s.ListenerSets[set.Key] = set.status(programmed)

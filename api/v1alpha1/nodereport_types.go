@@ -43,6 +43,13 @@ type Report struct {
 	// +kubebuilder:validation:MaxLength=32
 	Backend string `json:"backend,omitempty"`
 
+	// BootID of the kernel that holds what is reported, as in the Node's
+	// status.nodeInfo. A report from before a boot says nothing of the node: its
+	// rules went with the kernel.
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	BootID string `json:"bootID,omitempty"`
+
 	// Addresses of the node at which the agent serves Gateways in node mode, IPv4
 	// first.
 	// +optional

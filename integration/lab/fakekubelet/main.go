@@ -76,7 +76,7 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("%d addresses (%s) and %d ranges", len(addrs), strings.Join(addresses, ","), len(prefixes))
 	}
 	host := pod.NewHost(pod.Config{
-		Client: client, Node: name, Addresses: addrs, Ranges: prefixes, APIServer: api, Dir: dir, Images: pod.Images(images),
+		Client: client, Node: name, BootID: boot, Addresses: addrs, Ranges: prefixes, APIServer: api, Dir: dir, Images: pod.Images(images),
 	})
 	n := node.New(node.Config{Client: client, Name: name, BootID: boot, Addresses: addrs, PodRanges: prefixes})
 	if err := n.Register(ctx); err != nil {

@@ -21,6 +21,7 @@ type Config struct {
 	Client    kubernetes.Interface
 	Node      string
 	Addresses []netip.Addr   // of the node, IPv4 first
+	BootID    string         // what the kernel tells pods of this boot of the node
 	Ranges    []netip.Prefix // pod addresses, one range per family, same order
 	APIServer netip.AddrPort // what pods find in KUBERNETES_SERVICE_HOST and _PORT
 	Dir       string         // logs, volumes and what else is written

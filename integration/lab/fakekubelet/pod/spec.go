@@ -70,7 +70,7 @@ func (w *worker) containerSpec(ctx context.Context, pod *corev1.Pod, c *corev1.C
 	}
 	spec := sandbox.Spec{
 		Args: arguments(c, inside, env), Dir: c.WorkingDir, Hostname: hostname(pod, w.host.Node),
-		Root: root, Mounts: mounts, HostPID: pod.Spec.HostPID,
+		Root: root, Mounts: mounts, HostPID: pod.Spec.HostPID, BootID: w.host.BootID,
 		Files: map[string]string{"/etc/hosts": hostsFile(hostname(pod, w.host.Node), w.addrs), "/etc/hostname": hostname(pod, w.host.Node) + "\n"},
 	}
 	for _, name := range slices.Sorted(maps.Keys(env)) {

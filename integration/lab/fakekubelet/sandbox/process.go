@@ -36,6 +36,8 @@ type Spec struct {
 	UID, GID   int
 	Groups     []int
 	Privileged bool
+	// BootID that the kernel shows the container as its own.
+	BootID string
 	// Capabilities that may be had at all, by number; unused when Privileged.
 	Capabilities []int
 	NoNewPrivs   bool

@@ -99,14 +99,14 @@ func fillRoot(root string, spec Spec) error {
 	if err := bind("/dev", filepath.Join(root, "/dev"), false); err != nil {
 		return err
 	}
-	return mountKernel(root, spec.Privileged)
+	return mountKernel(root, spec)
 }
 
 // mountKernel mounts what the kernel shows. Settings are read-only for all but
 // privileged containers, as container runtimes have it.
-func mountKernel(root string, privileged bool) error {
+func mountKernel(root string, spec Spec) error {
 	var flags uintptr
-	if !privileged {
+	if !spec.Privileged {
 		flags = unix.MS_RDONLY
 	}
 	if err := unix.Mount("proc", filepath.Join(root, "/proc"), "proc", 0, ""); err != nil {
@@ -115,11 +115,24 @@ func mountKernel(root string, privileged bool) error {
 	if err := unix.Mount("sysfs", filepath.Join(root, "/sys"), "sysfs", flags, ""); err != nil {
 		return fmt.Errorf("mount /sys: %w", err)
 	}
-	if privileged {
+	if err := showBootID(root, spec.BootID); err != nil {
+		return err
+	}
+	if spec.Privileged {
 		return nil
 	}
 	settings := filepath.Join(root, "/proc/sys")
 	return bind(settings, settings, true)
+}
+
+// showBootID makes the kernel's boot that of the node: a node of the lab boots
+// while the machine under it runs on.
+func showBootID(root, id string) error {
+	file := filepath.Join(root, "/run/boot_id")
+	if err := os.WriteFile(file, []byte(id+"\n"), 0o444); err != nil {
+		return err
+	}
+	return bind(file, filepath.Join(root, "/proc/sys/kernel/random/boot_id"), true)
 }
 
 // share shows a directory of the machine in the root, or copies the symlink that
