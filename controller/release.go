@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"bytes"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,7 +27,7 @@ func wroteFields(o metav1.Object) fields {
 			continue
 		}
 		set := fieldpath.NewSet()
-		if err := set.FromJSON(bytes.NewReader(entry.FieldsV1.Raw)); err == nil {
+		if err := set.FromJSON(entry.FieldsV1.GetRawReader()); err == nil {
 			all = all.Union(set)
 		}
 	}

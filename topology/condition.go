@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -172,8 +171,9 @@ func (g *Gateway) waitingFor(behind []NodeReport, nodes int) string {
 // AgentNotReported says of a node that its agent has not said anything yet.
 func AgentNotReported() string { return "its agent has not reported since the node booted" }
 
-// AgentSilent says of a node that its agent does not show that it is alive.
-func AgentSilent(timeout time.Duration) string {
+// AgentSilent says of a node that its agent has not shown for a time, a
+// time.Duration, that it is alive.
+func AgentSilent(timeout fmt.Stringer) string {
 	return fmt.Sprintf("its agent has been silent for more than %s", timeout)
 }
 
