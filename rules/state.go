@@ -58,6 +58,10 @@ const (
 	// FlowHash hashes source address and source port, so that two first packets
 	// of one flow that race through the nat hook agree. Right for UDP.
 	FlowHash
+	// ClientHash hashes the source address alone: a client stays with its endpoint,
+	// on every node, as long as that endpoint is one of the Frontend's (Service
+	// sessionAffinity ClientIP).
+	ClientHash
 )
 
 // String returns the name used in rule names and dumps.
@@ -67,6 +71,8 @@ func (s Selection) String() string {
 		return "random"
 	case FlowHash:
 		return "flow-hash"
+	case ClientHash:
+		return "client-hash"
 	default:
 		return fmt.Sprintf("selection %d", uint8(s))
 	}
@@ -99,6 +105,9 @@ type Backend struct {
 	// Endpoints share the Weight equally. Without endpoints this share of the
 	// new flows is refused (Gateway API: "MUST actively reject").
 	Endpoints []Endpoint
+	// Draining are endpoints that get no new flow but may go on with those they have,
+	// in order: they serve, but are terminating or not preferred on this node.
+	Draining []netip.AddrPort
 }
 
 // Endpoint is one address a flow can be translated to.

@@ -36,9 +36,12 @@ func (k *kernel) clean() bool {
 // reads the elements back, so that the ordinary diff then touches what differs and
 // nothing else: no flow is refused and no counter lost by a restart.
 func (p *Programmer) adopt(ctx context.Context) error {
-	_, exists, err := p.query.handle()
+	handle, exists, err := p.query.handle()
 	if err != nil {
 		return err
+	}
+	if !exists || handle != p.handle {
+		p.unprove()
 	}
 	var present map[string][]fingerprint
 	if exists {
@@ -49,6 +52,7 @@ func (p *Programmer) adopt(ctx context.Context) error {
 	err = p.ensure(ctx, present)
 	if exists && rejected(err) {
 		p.stats.Rebuilt++
+		p.unprove()
 		exists, err = false, p.rebuild(ctx)
 	}
 	if err != nil {
@@ -64,7 +68,7 @@ func (p *Programmer) adopt(ctx context.Context) error {
 	if err := p.remember(); err != nil {
 		return err
 	}
-	p.kernel, p.synced = k, true
+	p.kernel, p.synced, p.lost = k, true, false
 	return nil
 }
 

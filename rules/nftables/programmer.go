@@ -35,6 +35,7 @@ type Programmer struct {
 	pending   map[rules.FrontendKey]failure
 	committed map[string]string
 	provenAll *rules.State // committed holds all digests of this State; nil: of none
+	lost      bool         // what was proven is gone from the kernel, and nothing is in its place yet
 
 	// For tests: fault makes a batch fail before it is sent, or after; limit
 	// replaces what the socket buffers allow.
@@ -143,6 +144,12 @@ func (p *Programmer) forget() {
 	p.kernel = newKernel()
 }
 
+// unprove takes back what was proven: the kernel does not hold it any more. The
+// map may have been handed out.
+func (p *Programmer) unprove() {
+	p.lost, p.provenAll, p.committed = true, nil, make(map[string]string)
+}
+
 var (
 	// errVanished says that our table is gone, or is another one of the same name.
 	errVanished = errors.New("the table was deleted by somebody else")
@@ -169,6 +176,7 @@ func (p *Programmer) Program(ctx context.Context, state *rules.State) (rules.Res
 			p.stats.Altered++
 		}
 		p.forget()
+		p.unprove()
 		err = pass.run()
 	}
 	results := rules.Results{Operations: pass.operations, Restored: (vanished || altered) && err == nil}
@@ -186,7 +194,7 @@ func (p *Programmer) Program(ctx context.Context, state *rules.State) (rules.Res
 // gatewayErrors tells why Gateways of the State are not committed.
 func (p *Programmer) gatewayErrors(state *rules.State, err error) map[string]error {
 	out := make(map[string]error)
-	if !p.synced && p.state != state {
+	if !p.synced && (p.lost || p.state != state) {
 		for gateway := range state.Digests() { // nothing could be compared, hence anything may be missing
 			out[gateway] = err
 		}
