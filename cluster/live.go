@@ -46,8 +46,9 @@ func DefaultLiveConfig() LiveConfig {
 // Live keeps a Store equal to what a cluster holds. Nothing enters the Store before
 // every kind was read completely; then everything enters as one change.
 //
-// A kind that the API server does not serve counts as one without objects, and is
-// read once it appears. While the API server is away, the Store keeps what it has.
+// A kind that the API server has not served for a while counts as one without
+// objects, and is read once it appears. While the API server is away, the Store
+// keeps what it has.
 type Live struct {
 	config LiveConfig
 	store  *Store
@@ -112,7 +113,7 @@ func (l *Live) Run(ctx context.Context) {
 			l.read(ctx, kind, kind.versions[0].name)
 		}
 	}
-	pause, discovered := l.config.MinPoll, false
+	pause := l.config.MinPoll
 	for {
 		chosen, err := l.discover(ctx)
 		switch {
@@ -120,11 +121,11 @@ func (l *Live) Run(ctx context.Context) {
 			return
 		case err != nil:
 			klog.FromContext(ctx).Error(err, "Cannot find out which kinds the API server serves, trying again", "after", pause)
+			l.excuse()
 		case l.choose(ctx, chosen):
 			pause = l.config.MinPoll
 		}
-		discovered = discovered || err == nil
-		switch l.await(ctx, pause, discovered, err == nil && l.complete()) {
+		switch l.await(ctx, pause, err == nil && l.complete()) {
 		case ended:
 			return
 		case hinted:
@@ -146,7 +147,7 @@ const (
 
 // await publishes what has synced until the next discovery. Without a kind to look
 // for there is no pause: a watch that breaks gives the hint.
-func (l *Live) await(ctx context.Context, pause time.Duration, discovered, complete bool) why {
+func (l *Live) await(ctx context.Context, pause time.Duration, complete bool) why {
 	timer := l.config.Clock.NewTimer(pause)
 	defer timer.Stop()
 	over := timer.C()
@@ -154,9 +155,7 @@ func (l *Live) await(ctx context.Context, pause time.Duration, discovered, compl
 		over = nil
 	}
 	for {
-		if discovered {
-			l.settle(ctx)
-		}
+		l.settle(ctx)
 		select {
 		case <-ctx.Done():
 			return ended
@@ -169,15 +168,15 @@ func (l *Live) await(ctx context.Context, pause time.Duration, discovered, compl
 	}
 }
 
-// settle publishes the feeds that have synced; the first time only all together.
+// settle publishes the feeds that have synced; the first time only all together,
+// when nothing is left that may yet have objects.
 func (l *Live) settle(ctx context.Context) {
 	var ready []*liveKind
 	for _, kind := range l.kinds {
 		switch {
-		case kind.candidate == nil:
-		case kind.candidate.hasSynced():
+		case kind.candidate != nil && kind.candidate.hasSynced():
 			ready = append(ready, kind)
-		case !l.started:
+		case !l.started && !kind.gone:
 			return
 		}
 	}
@@ -196,26 +195,28 @@ func (l *Live) settle(ctx context.Context) {
 	}
 }
 
-// complete reports whether every kind is read in its preferred version.
+// complete reports whether every kind is served and read in its preferred version.
 func (l *Live) complete() bool {
-	return !slices.ContainsFunc(l.kinds, func(k *liveKind) bool { return k.reading() != k.versions[0].name })
+	return !slices.ContainsFunc(l.kinds, func(k *liveKind) bool {
+		return k.reading() != k.versions[0].name || !k.missing.IsZero()
+	})
 }
 
 // choose starts and stops feeds so that each custom kind is read in its chosen
-// version, empty for none. It reports whether that changed anything.
-func (l *Live) choose(ctx context.Context, chosen map[*liveKind]string) (changed bool) {
+// version, empty for none. It reports whether another look is due soon.
+func (l *Live) choose(ctx context.Context, chosen map[*liveKind]string) (soon bool) {
 	for _, kind := range l.kinds {
 		version, custom := chosen[kind]
 		switch {
 		case !custom:
 		case version == "":
-			changed = l.drop(ctx, kind) || changed
+			soon = l.miss(ctx, kind) || soon
 		default:
-			kind.absent = time.Time{}
-			changed = l.read(ctx, kind, version) || changed
+			kind.missing, kind.gone = time.Time{}, false
+			soon = l.read(ctx, kind, version) || soon
 		}
 	}
-	return changed
+	return soon
 }
 
 // read makes a kind's objects come from a version; until it has synced, those of
@@ -250,36 +251,54 @@ func (l *Live) read(ctx context.Context, kind *liveKind, version string) (change
 	return true
 }
 
-// absence is how long a kind has to be missing before its objects count as gone:
-// behind one address there may be API servers that learn of a kind one after the
-// other.
+// absence is how long a kind has to be missing, look after look, before it counts
+// as one without objects: behind one address there may be API servers that learn of
+// a kind one after the other. That holds before the start as well, when the kernel
+// has the rules of the process before.
 const absence = 5 * time.Second
 
+// miss notes that a look did not find a kind. Until that is so for long enough,
+// nothing is given up.
+func (l *Live) miss(ctx context.Context, kind *liveKind) (soon bool) {
+	if kind.gone {
+		return false
+	}
+	now := l.config.Clock.Now()
+	if kind.missing.IsZero() {
+		kind.missing = now
+	}
+	if now.Sub(kind.missing) >= absence {
+		l.drop(ctx, kind)
+	}
+	return true
+}
+
+// excuse forgets misses after a look without an answer: only those in a row count,
+// and an API server that has just come back may not know every kind yet.
+func (l *Live) excuse() {
+	for _, kind := range l.kinds {
+		kind.missing = time.Time{}
+	}
+}
+
 // drop gives up a kind that the API server does not serve.
-func (l *Live) drop(ctx context.Context, kind *liveKind) (changed bool) {
+func (l *Live) drop(ctx context.Context, kind *liveKind) {
+	kind.gone = true
 	if kind.candidate != nil {
 		kind.candidate.stop()
-		kind.candidate, changed = nil, true
+		kind.candidate = nil
 	}
 	if kind.active != nil {
-		now := l.config.Clock.Now()
-		if kind.absent.IsZero() {
-			kind.absent = now
-		}
-		if now.Sub(kind.absent) < absence {
-			return true // look again soon
-		}
-		gone := slices.Collect(maps.Values(kind.active.retire()))
-		if err := l.store.Apply(nil, gone); err != nil {
+		objects := slices.Collect(maps.Values(kind.active.retire()))
+		if err := l.store.Apply(nil, objects); err != nil {
 			klog.FromContext(ctx).Error(err, "Objects could not be removed", "kind", kind.name)
 		}
 		l.mu.Lock()
 		delete(l.served, kind.name)
 		l.mu.Unlock()
-		kind.active, changed = nil, true
+		kind.active = nil
 	}
 	kind.tell(ctx, "The API server does not serve this kind, going on without it until it does")
-	return changed
 }
 
 // discover asks the API server in which version each custom kind should be read;

@@ -23,6 +23,7 @@ import (
 // one kind, once it is published.
 type feed struct {
 	kind    string
+	builtin bool
 	version string
 	store   *Store
 	clock   clock.Clock
@@ -35,14 +36,14 @@ type feed struct {
 
 	mu        sync.Mutex // guards everything below
 	published bool
-	objects   map[types.NamespacedName]Object
-	failing   bool // the last attempt to read failed
+	objects   map[types.NamespacedName]Object // nil once retired
+	failing   bool                            // the last attempt to read failed
 }
 
 // startFeed starts an informer; nothing enters the Store before publish.
 func startFeed(ctx context.Context, kind *liveKind, version *liveVersion, store *Store, c clock.Clock, missing func()) (*feed, error) {
 	f := &feed{
-		kind: kind.name, version: version.name, store: store, clock: c, missing: missing,
+		kind: kind.name, builtin: kind.builtin, version: version.name, store: store, clock: c, missing: missing,
 		stopped: make(chan struct{}),
 		objects: map[types.NamespacedName]Object{},
 	}
@@ -87,6 +88,9 @@ func (h *handler) put(object any) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.objects == nil {
+		return // still queued when the informer was stopped
+	}
 	h.objects[nameOf(o)] = o
 	if h.published {
 		h.check(h.store.Put(o))
@@ -163,16 +167,15 @@ func publish(store *Store, kinds []*liveKind) error {
 	return store.Apply(put, remove)
 }
 
-// retire stops the feed and returns the objects it has in the Store.
+// retire stops the feed and hands over the objects it has in the Store. Events that
+// the informer still delivers change nothing any more.
 func (f *feed) retire() map[types.NamespacedName]Object {
 	f.stop()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.published {
-		return nil
-	}
-	f.published = false
-	return f.objects
+	objects := f.objects
+	f.published, f.objects = false, nil
+	return objects
 }
 
 // observe tells once when reading fails, and once when it works again. It also
@@ -229,7 +232,7 @@ func (f *feed) note(ctx context.Context, err error) {
 		apierrors.IsResourceExpired(err), apierrors.IsGone(err), // asks for a new list
 		apierrors.IsInvalid(err): // asks for a list instead of a watch that lists
 		return
-	case apierrors.IsNotFound(err):
+	case apierrors.IsNotFound(err) && !f.builtin:
 		f.missing() // tells if that is so
 		return
 	}

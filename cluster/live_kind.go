@@ -32,7 +32,8 @@ type liveKind struct {
 
 	active    *feed     // the one whose objects are in the Store
 	candidate *feed     // the one that is to take its place once it has synced
-	absent    time.Time // since when it is missing although it is active; zero: it is not
+	missing   time.Time // since when looks miss it; zero: the last one did not
+	gone      bool      // missing for so long that it counts as one without objects
 	told      string
 }
 
