@@ -9,6 +9,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 )
@@ -35,12 +36,15 @@ type LiveConfig struct {
 	// or not in their preferred version, are looked for again. It doubles up to
 	// MaxPoll and starts anew when something changed.
 	MinPoll, MaxPoll time.Duration
-	Clock            clock.Clock
+	// Jitter is the part by which pauses are at most longer, so that the agents of a
+	// large cluster do not ask all at once.
+	Jitter float64
+	Clock  clock.Clock
 }
 
 // DefaultLiveConfig returns the defaults.
 func DefaultLiveConfig() LiveConfig {
-	return LiveConfig{MinPoll: time.Second, MaxPoll: 30 * time.Second, Clock: clock.RealClock{}}
+	return LiveConfig{MinPoll: time.Second, MaxPoll: time.Minute, Jitter: 0.5, Clock: clock.RealClock{}}
 }
 
 // Live keeps a Store equal to what a cluster holds. Nothing enters the Store before
@@ -120,6 +124,7 @@ func (l *Live) Run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
+			pause = min(pause, maxOutagePause)
 			klog.FromContext(ctx).Error(err, "Cannot find out which kinds the API server serves, trying again", "after", pause)
 			l.excuse()
 		case l.choose(ctx, chosen):
@@ -148,6 +153,9 @@ const (
 // await publishes what has synced until the next discovery. Without a kind to look
 // for there is no pause: a watch that breaks gives the hint.
 func (l *Live) await(ctx context.Context, pause time.Duration, complete bool) why {
+	if l.config.Jitter > 0 { // wait.Jitter takes 0 for 1
+		pause = wait.Jitter(pause, l.config.Jitter)
+	}
 	timer := l.config.Clock.NewTimer(pause)
 	defer timer.Stop()
 	over := timer.C()
@@ -250,6 +258,10 @@ func (l *Live) read(ctx context.Context, kind *liveKind, version string) (change
 	kind.tell(ctx, "Watching "+version)
 	return true
 }
+
+// maxOutagePause is the longest pause while the API server does not answer: a node
+// that booted meanwhile serves nothing before it does.
+const maxOutagePause = 5 * time.Second
 
 // absence is how long a kind has to be missing, look after look, before it counts
 // as one without objects: behind one address there may be API servers that learn of

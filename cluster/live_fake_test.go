@@ -242,7 +242,7 @@ func inBubble(t *testing.T, role Role, prepare func(*fakeAPI), test func(*liveBe
 			prepare(b.api)
 		}
 		config := DefaultLiveConfig()
-		config.Role, config.Namespace = role, "portway-system"
+		config.Role, config.Namespace, config.Jitter = role, "portway-system", 0
 		config.Clients = Clients{Core: b.api.core, Gateway: b.api.gateway, Metadata: b.api.metadata, NodeReports: b.api.reports, Discovery: b.api}
 		b.Live = NewLive(config, b.store)
 		ctx, cancel := context.WithCancel(klogContext(b.logs))

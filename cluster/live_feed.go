@@ -95,7 +95,7 @@ func (h *handler) put(object any) {
 	if h.published {
 		h.check(h.store.Put(o))
 	}
-	if _, isCRD := o.(*metav1.PartialObjectMetadata); isCRD {
+	if crd, ok := o.(*metav1.PartialObjectMetadata); ok && (isGatewayCRD(crd) || isOwnCRD(crd)) {
 		h.missing() // or rather: perhaps no longer missing
 	}
 }

@@ -82,6 +82,11 @@ func isGatewayCRD(crd *metav1.PartialObjectMetadata) bool {
 	return strings.HasSuffix(crd.Name, "."+gatewayGroup)
 }
 
+// isOwnCRD reports whether a CustomResourceDefinition is of a kind of this project.
+func isOwnCRD(crd *metav1.PartialObjectMetadata) bool {
+	return strings.HasSuffix(crd.Name, "."+v1alpha1.GroupVersion.Group)
+}
+
 // bundleVersions of the CRDs by their names; nil when nobody looked.
 func bundleVersions(crds map[string]*metav1.PartialObjectMetadata) map[string]string {
 	if crds == nil {
