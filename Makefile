@@ -11,6 +11,9 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 TEST_TIMEOUT ?= 15m
 FUZZTIME ?= 15s
+E2E_TIMEOUT ?= 30m
+# Below integration/conformance; empty: no report is written.
+CONFORMANCE_REPORT ?= reports/standard-default-report.yaml
 LAB_NODES ?= 3
 LAB_FLAGS ?=
 
@@ -45,6 +48,10 @@ fuzz: ## each fuzz target for FUZZTIME
 bench: deps ## Go benchmarks of Build, Forward, compile, diff and Program → docs/benchmarks/
 	hack/bench.sh
 
+.PHONY: bench-cluster
+bench-cluster: deps ## the product in the lab's Kubernetes: latencies, a cold controller → docs/benchmarks/cluster.md (root)
+	hack/bench-cluster.sh
+
 .PHONY: generate
 generate: ## deep copies and CRDs of our own API group, flag reference
 	hack/generate.sh
@@ -58,12 +65,13 @@ verify: ## what is generated or documented is what the code says
 	hack/verify.sh
 
 .PHONY: e2e
-e2e: deps ## real-Kubernetes tests in a lab of their own (root; builds the lab the first time)
-	cd integration/e2e && E2E=1 $(GO) test -count=1 -timeout 60m -v .
+e2e: deps lab ## real-Kubernetes tests in a lab of their own (root; builds the lab the first time)
+	cd integration/lab && $(GO) test -count=1 ./...
+	cd integration/e2e && E2E=1 $(GO) test -count=1 -timeout $(E2E_TIMEOUT) -v .
 
 .PHONY: conformance
-conformance: deps ## the Gateway API conformance suite in the lab → integration/conformance/reports/
-	cd integration/e2e && $(GO) run ./cmd/conformance
+conformance: deps lab ## the Gateway API conformance suite in the lab → integration/conformance/reports/
+	cd integration/e2e && $(GO) run ./cmd/conformance -report '$(CONFORMANCE_REPORT)'
 
 .PHONY: lab
 lab: build ## the cluster lab's programs (about 12 minutes of two cores the first time)

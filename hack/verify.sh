@@ -9,8 +9,9 @@ fail() {
 	failed=1
 }
 
-go mod tidy -diff || fail "go.mod is not tidy: go mod tidy"
-(cd hack/tools && go mod tidy -diff) || fail "hack/tools/go.mod is not tidy: go mod tidy there"
+while read -r mod; do
+	go -C "$(dirname "$mod")" mod tidy -diff || fail "$mod is not tidy: go mod tidy there"
+done < <(git ls-files go.mod '*/go.mod')
 go vet ./...
 
 # The flag reference is what the binaries print.

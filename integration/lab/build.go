@@ -182,7 +182,7 @@ func packages(ctx context.Context, module, pkg string) int {
 }
 
 // stampOf changes whenever the program of a module may change: its files, those of
-// nested modules and tests apart, and the compiler.
+// nested modules and tests apart, and the compiler. It is the same in every checkout.
 func stampOf(ctx context.Context, module string) (string, error) {
 	version, err := exec.CommandContext(ctx, "go", "env", "GOVERSION").Output()
 	if err != nil {
@@ -209,7 +209,11 @@ func stampOf(ctx context.Context, module string) (string, error) {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(sum, "%s %d\n", path, len(content))
+		relative, err := filepath.Rel(module, path)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(sum, "%s %d\n", relative, len(content))
 		_, err = sum.Write(content)
 		return err
 	})

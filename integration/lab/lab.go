@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -33,11 +32,8 @@ const (
 	Etcd              = machine.Etcd
 )
 
-const (
-	upLimit   = 3 * time.Minute
-	downLimit = 10 * time.Second
-	pidFile   = "lab.pid"
-)
+// upLimit is what a lab may take to be ready once its programs are built.
+const upLimit = 3 * time.Minute
 
 // Options are what a lab is started with.
 type Options struct {
@@ -63,7 +59,7 @@ type Options struct {
 // Lab is a lab that runs. Its methods may be called concurrently.
 type Lab struct {
 	dir, bin string
-	pid      int // its first process, as this machine numbers it
+	first    process
 }
 
 // CacheDir is where what is built is kept.
@@ -99,15 +95,24 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	if running, err := Open(dir); err == nil {
-		return nil, fmt.Errorf("a lab runs in %s already (process %d); take it down first", dir, running.pid)
-	}
 	if err := checkDir(dir); err != nil {
 		return nil, err
 	}
 	bin, err := Build(ctx, o.Progress)
 	if err != nil {
 		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return nil, err
+	}
+	// Of two that start a lab in the same directory the second finds that of the first.
+	unlock, err := lock(dir + ".lock")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if running, err := Open(dir); err == nil {
+		return nil, fmt.Errorf("a lab runs in %s already (process %d); take it down first", dir, running.first.pid)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, err
@@ -189,9 +194,16 @@ func start(c machine.Config) (*Lab, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start lab: %w", err)
 	}
-	l := &Lab{dir: c.Dir, bin: c.Bin, pid: cmd.Process.Pid}
+	l := &Lab{dir: c.Dir, bin: c.Bin}
+	// Until it is waited for, the process keeps its number even if it has ended.
+	if l.first, err = find(cmd.Process.Pid); err == nil {
+		err = l.first.write(c.Dir)
+	}
+	if err != nil {
+		err = errors.Join(fmt.Errorf("start lab: %w", err), cmd.Process.Kill())
+	}
 	go func() { _ = cmd.Wait() }() // or it would stay as a zombie
-	return l, os.WriteFile(filepath.Join(c.Dir, pidFile), []byte(strconv.Itoa(l.pid)), 0o644)
+	return l, err
 }
 
 func (l *Lab) waitReady(ctx context.Context) error {
@@ -204,7 +216,7 @@ func (l *Lab) waitReady(ctx context.Context) error {
 			return nil
 		case err == nil && status.Failed != "":
 			return fmt.Errorf("start lab: %s", status.Failed)
-		case !l.alive():
+		case !l.first.alive():
 			log, _ := os.ReadFile(filepath.Join(l.dir, "lab.log"))
 			return fmt.Errorf("start lab: it ended: %s", log)
 		}
@@ -222,19 +234,15 @@ func Open(dir string) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	content, err := os.ReadFile(filepath.Join(dir, pidFile))
+	first, err := readProcess(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("no lab runs in %s", dir)
 	}
 	if err != nil {
 		return nil, err
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", pidFile, err)
-	}
-	l := &Lab{dir: dir, pid: pid}
-	if !l.alive() {
+	l := &Lab{dir: dir, first: first}
+	if !first.alive() {
 		return nil, fmt.Errorf("no lab runs in %s any more", dir)
 	}
 	config, err := machine.ReadConfig(dir)
@@ -242,25 +250,11 @@ func Open(dir string) (*Lab, error) {
 	return l, err
 }
 
-// alive reports whether the first process runs and is that of this lab, not one
-// that got its number.
-func (l *Lab) alive() bool {
-	command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", l.pid))
-	return err == nil && strings.Contains(string(command), "machine\x00"+l.dir+"\x00")
-}
-
 // Down ends the lab with all that runs in it. Its logs stay until the next Up in
 // the same directory.
 func (l *Lab) Down() error {
-	if l.alive() {
-		if err := unix.Kill(l.pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("end lab: %w", err)
-		}
-	}
-	for end := time.Now().Add(downLimit); l.alive(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			return fmt.Errorf("process %d did not die", l.pid)
-		}
+	if err := l.first.kill(); err != nil {
+		return err
 	}
 	return errors.Join(os.Remove(filepath.Join(l.dir, pidFile)), os.RemoveAll(filepath.Join(l.dir, "etcd")))
 }

@@ -48,7 +48,7 @@ type target struct {
 // Machine is where the API server runs; it reaches nodes and pods.
 func (l *Lab) Machine() *Place {
 	return &Place{lab: l, name: "machine", Addresses: layout.Machine().List(true), find: func() (target, error) {
-		return target{net: fmt.Sprintf("/proc/%d/ns/net", l.pid)}, nil
+		return target{net: fmt.Sprintf("/proc/%d/ns/net", l.first.pid)}, nil
 	}}
 }
 
@@ -116,7 +116,7 @@ func (l *Lab) Pod(ctx context.Context, namespace, name, container string) (*Plac
 }
 
 // inside is a path of the lab as the machine sees it.
-func (l *Lab) inside(path string) string { return fmt.Sprintf("/proc/%d/root%s", l.pid, path) }
+func (l *Lab) inside(path string) string { return fmt.Sprintf("/proc/%d/root%s", l.first.pid, path) }
 
 // Command returns a command that runs at the place, with KUBECONFIG and the lab's
 // programs (kubectl) in its path. On a node and in a pod it runs in all of the
@@ -131,7 +131,7 @@ func (p *Place) Command(ctx context.Context, name string, args ...string) (*exec
 		return nil, err
 	}
 	enter := []string{"--net=" + at.net, "--"}
-	lab, node := []string{"-t", fmt.Sprint(p.lab.pid), "-m", "-p", "--"}, []string{"nsenter", "-t", fmt.Sprint(at.node), "-m", "-n", "-p", "-u", "-i"}
+	lab, node := []string{"-t", fmt.Sprint(p.lab.first.pid), "-m", "-p", "--"}, []string{"nsenter", "-t", fmt.Sprint(at.node), "-m", "-n", "-p", "-u", "-i"}
 	switch {
 	case at.pod > 0:
 		enter = slices.Concat(lab, node, []string{"--", "nsenter", "-t", fmt.Sprint(at.pod), "-m", "-n", "-p", "-u", "-i", "-r", "-w", "--"})

@@ -65,7 +65,7 @@ func run(ctx context.Context, keep bool, report, version string, args []string) 
 	if err := c.Deploy(ctx, true); err != nil {
 		return err
 	}
-	args = append([]string{"-test.v", "-test.timeout=60m", "-live", "-gateway-class=" + e2e.ClassName, "-version=" + version}, args...)
+	args = append([]string{"-test.v", "-test.timeout=30m", "-live", "-gateway-class=" + e2e.ClassName, "-version=" + version}, args...)
 	if report != "" {
 		args = append(args, "-report-output="+filepath.Join(module, report))
 	}
