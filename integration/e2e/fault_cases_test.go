@@ -25,11 +25,6 @@ func controllerKilled(t *testing.T, c *Cluster) { //nolint:thelper // a case of 
 	c.reach(t, "tcp", join(addr, port), "pods")
 	stream := c.stream(t, "tcp", join(addr, port))
 
-	lease, err := c.Kube.CoordinationV1().Leases(System).Get(t.Context(), "portway-controller", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	leader, _, _ := strings.Cut(*lease.Spec.HolderIdentity, "_")
 	applied := make(chan error, 1)
 	go func() { applied <- s.createRoutes(t.Context(), "many", "gw", routes) }()
 	written := func(want int) func() error {
@@ -50,7 +45,7 @@ func controllerKilled(t *testing.T, c *Cluster) { //nolint:thelper // a case of 
 	}
 	eventually(t, settle, written(10))
 	none := int64(0)
-	if err := c.Kube.CoreV1().Pods(System).Delete(t.Context(), leader, metav1.DeleteOptions{GracePeriodSeconds: &none}); err != nil {
+	if err := c.Kube.CoreV1().Pods(System).Delete(t.Context(), leader(t, c), metav1.DeleteOptions{GracePeriodSeconds: &none}); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-applied; err != nil {
@@ -84,22 +79,29 @@ func controllerKilled(t *testing.T, c *Cluster) { //nolint:thelper // a case of 
 // createRoutes makes TCPRoutes to the backend "pods" as fast as the API server takes
 // them.
 func (s *space) createRoutes(ctx context.Context, prefix, gateway string, count int) error {
-	port := gatewayv1.PortNumber(echoPort)
 	for i := range count {
-		r := &gatewayv1.TCPRoute{
-			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%03d", prefix, i)},
-			Spec: gatewayv1.TCPRouteSpec{
-				CommonRouteSpec: gatewayv1.CommonRouteSpec{ParentRefs: []gatewayv1.ParentReference{{Name: gatewayv1.ObjectName(gateway)}}},
-				Rules: []gatewayv1.TCPRouteRule{{BackendRefs: []gatewayv1.BackendRef{{
-					BackendObjectReference: gatewayv1.BackendObjectReference{Name: "pods", Port: &port},
-				}}}},
-			},
-		}
+		r := tcpRoute(fmt.Sprintf("%s-%03d", prefix, i), gateway, nil)
 		if _, err := s.Gateway.GatewayV1().TCPRoutes(s.name).Create(ctx, r, metav1.CreateOptions{}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// tcpRoute goes to the backend "pods".
+func tcpRoute(name, gateway string, section *gatewayv1.SectionName) *gatewayv1.TCPRoute {
+	port := gatewayv1.PortNumber(echoPort)
+	return &gatewayv1.TCPRoute{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: gatewayv1.TCPRouteSpec{
+			CommonRouteSpec: gatewayv1.CommonRouteSpec{ParentRefs: []gatewayv1.ParentReference{{
+				Name: gatewayv1.ObjectName(gateway), SectionName: section,
+			}}},
+			Rules: []gatewayv1.TCPRouteRule{{BackendRefs: []gatewayv1.BackendRef{{
+				BackendObjectReference: gatewayv1.BackendObjectReference{Name: "pods", Port: &port},
+			}}}},
+		},
+	}
 }
 
 // agentKilled: the agents die and come back, traffic does not notice, and no Gateway

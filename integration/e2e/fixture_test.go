@@ -101,7 +101,8 @@ func (s *space) describe(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), settle)
 	defer cancel()
 	out, err := s.Kubectl(ctx, "get", "-n", s.name, "-o", "yaml", "gateways,tcproutes,udproutes,endpointslices")
-	t.Logf("%s\n%v", out, err)
+	const enough = 64 << 10 // of a benchmark's there are megabytes
+	t.Logf("%s\n%v", out[:min(len(out), enough)], err)
 }
 
 // apply applies manifests in the namespace unless they name another.

@@ -1,8 +1,12 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -10,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/retry"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/portway-dev/portway/integration/lab"
 )
@@ -62,6 +67,98 @@ func leaseStolen(t *testing.T, c *Cluster) { //nolint:thelper // a case of TestC
 	if err := c.WaitReady(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// leaderFrozen: the leader stops for longer than its Lease lasts, another one leads, and
+// then the first goes on as if it still led. One of the two gives way, and they do not
+// fight over any status.
+func leaderFrozen(t *testing.T, c *Cluster) { //nolint:thelper // a case of TestCluster
+	const (
+		port    = 7028
+		gaining = time.Minute
+		calm    = 5 * time.Second
+	)
+	s := c.space(t, "leader-frozen")
+	s.apply(t, backend("pods", 1), gateway("gw", port))
+	s.ready(t, "pods", 1)
+	s.programmed(t, "gw")
+	name := leader(t, c)
+	frozen, err := c.Kube.CoreV1().Pods(System).Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.kill(t.Context(), "STOP", frozen); err != nil {
+		t.Fatal(err)
+	}
+	thaw := sync.OnceValue(func() error { return c.kill(context.Background(), "CONT", frozen) })
+	t.Cleanup(func() {
+		if err := thaw(); err != nil {
+			t.Error(err)
+		}
+	})
+	s.apply(t, route("TCPRoute", "r", "gw", "pods"))
+	took := eventually(t, gaining, func() error {
+		if leader(t, c) == name {
+			return fmt.Errorf("%s holds the Lease", name)
+		}
+		return nil
+	})
+	t.Logf("another one leads after %s", took.Round(time.Millisecond))
+	if err := thaw(); err != nil {
+		t.Fatal(err)
+	}
+	s.apply(t, gateway("gw", port, port+1000))
+	eventually(t, settle, func() error { return oneLeads(t, c) })
+	s.routeHas(t, "r", "Accepted", metav1.ConditionTrue, "")
+	s.programmed(t, "gw")
+	s.attached(t, "gw", 2)
+	fight := s.followGateway(t, "gw")
+	until(t, fight, settle, func(*gatewayv1.Gateway) error { return nil }) // as it is
+	select {
+	case again := <-fight:
+		t.Errorf("somebody wrote once more: %+v", again.object.Status)
+	case <-time.After(calm):
+	}
+	if err := oneLeads(t, c); err != nil {
+		t.Error(err)
+	}
+	if err := c.WaitReady(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// leader returns the pod that holds the leader's Lease.
+func leader(t *testing.T, c *Cluster) string {
+	t.Helper()
+	lease, err := c.Kube.CoordinationV1().Leases(System).Get(t.Context(), "portway-controller", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod, _, _ := strings.Cut(*lease.Spec.HolderIdentity, "_")
+	return pod
+}
+
+// oneLeads returns an error unless exactly one controller says that it leads.
+func oneLeads(t *testing.T, c *Cluster) error {
+	t.Helper()
+	pods, err := c.Kube.CoreV1().Pods(System).List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=controller"})
+	if err != nil {
+		return err
+	}
+	var leaders []string
+	for _, pod := range pods.Items {
+		m, err := c.scrape(t.Context(), net.JoinHostPort(pod.Status.PodIP, "9618"))
+		if err != nil {
+			return err
+		}
+		if m.sum("portway_controller_leading") > 0 {
+			leaders = append(leaders, pod.Name)
+		}
+	}
+	if len(leaders) != 1 || leaders[0] != leader(t, c) {
+		return fmt.Errorf("%v lead, and %s holds the Lease", leaders, leader(t, c))
+	}
+	return nil
 }
 
 // clocksOff: the clocks of all agents are five minutes slow. What counts is that their

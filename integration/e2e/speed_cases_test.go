@@ -3,7 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
-	"slices"
+	"os"
 	"testing"
 	"time"
 
@@ -16,10 +16,13 @@ import (
 func endpointLatency(t *testing.T, c *Cluster) { //nolint:thelper // a case of TestCluster
 	const (
 		port    = 7030
-		flips   = 60
 		median  = 50 * time.Millisecond
 		slowest = 200 * time.Millisecond
 	)
+	flips := 60
+	if os.Getenv(figuresFile) != "" {
+		flips = 400 // of 60 the slowest is the p99
+	}
 	s := c.space(t, "endpoint-latency")
 	s.apply(t, backend("one", 1), backend("two", 1), gateway("gw", port), route("TCPRoute", "r", "gw", "by-hand"), fmt.Sprintf(`
 apiVersion: v1
@@ -45,12 +48,7 @@ spec: {ports: [{name: tcp, port: %d}]}
 		took = append(took, c.obeyed(t, c.Node(i%Nodes + 1).Addresses[0], port, to))
 		time.Sleep(50 * time.Millisecond) // the other nodes', and a pause as there is in life
 	}
-	slices.Sort(took)
-	p50, p99 := took[len(took)/2], took[len(took)*99/100]
-	t.Logf("endpoint change to first packet: p50 %s, p99 %s of %d", p50.Round(time.Millisecond), p99.Round(time.Millisecond), flips)
-	if p50 > median || p99 > slowest {
-		t.Errorf("p50 %s and p99 %s, want at most %s and %s", p50, p99, median, slowest)
-	}
+	within(t, "EndpointSlice accepted → first packet", took, limits{p50: median, p99: slowest})
 }
 
 // obeyed measures until a pod of the Deployment answers.

@@ -30,10 +30,13 @@ func TestCluster(t *testing.T) {
 		{"take-over", takeOver},
 		{"move", move},
 		{"class-away", classAway},
+		{"listenerset-conflicts", listenerSetConflicts},
 		{"endpoint-latency", endpointLatency},
+		{"silent-agent", silentAgent},
 		{"clocks-off", clocksOff},
 		{"controller-killed", controllerKilled},
 		{"lease-stolen", leaseStolen},
+		{"leader-frozen", leaderFrozen},
 		{"agent-killed", agentKilled},
 		{"crd-removed", crdRemoved},
 		{"node-crash", nodeCrash},
@@ -157,6 +160,7 @@ func referenceGrant(t *testing.T, c *Cluster) { //nolint:thelper // a case of Te
 	other.ready(t, "there", 1)
 	addr := addresses(t, s.programmed(t, "gw"))[0]
 	s.routeHas(t, "tcp", gatewayv1.RouteConditionResolvedRefs, metav1.ConditionFalse, gatewayv1.RouteReasonRefNotPermitted)
+	stream := c.stream(t, "tcp", join(addr, port))
 
 	for range 2 {
 		c.share(t, join(addr, port), map[string]float64{"here": .5, "": .5})
@@ -175,6 +179,7 @@ spec:
 		s.routeHas(t, "tcp", gatewayv1.RouteConditionResolvedRefs, metav1.ConditionFalse, gatewayv1.RouteReasonRefNotPermitted)
 	}
 	c.share(t, join(addr, port), map[string]float64{"here": .5, "": .5})
+	stream.servedOrRefused(t)
 }
 
 // share waits until connections are served by Deployments in these shares; what is
@@ -208,7 +213,7 @@ func (c *Cluster) share(t *testing.T, address string, want map[string]float64) {
 }
 
 // twoGateways of one port: the older has it. When it goes, the other one is Accepted
-// within a second and serves.
+// at once and serves; how soon is what freedPort measures.
 func twoGateways(t *testing.T, c *Cluster) { //nolint:thelper // a case of TestCluster
 	const port = 7006
 	s := c.space(t, "two-gateways")
@@ -241,11 +246,8 @@ func twoGateways(t *testing.T, c *Cluster) { //nolint:thelper // a case of TestC
 	if err := s.Gateway.GatewayV1().Gateways(s.name).Delete(t.Context(), "old", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	took := eventually(t, settle, listener(gatewayv1.ListenerReasonAccepted, metav1.ConditionTrue))
+	took := eventually(t, 5*time.Second, listener(gatewayv1.ListenerReasonAccepted, metav1.ConditionTrue))
 	t.Logf("Accepted %s after the older one was deleted", took.Round(time.Millisecond))
-	if took > time.Second {
-		t.Errorf("it took %s until the younger Gateway was Accepted, more than 1s", took)
-	}
 	s.programmed(t, "new")
 	c.reach(t, "tcp", join(addr, port), "new")
 }
@@ -303,6 +305,9 @@ func move(t *testing.T, c *Cluster) { //nolint:thelper // a case of TestCluster
 	serves(second)
 	s.apply(t, route("TCPRoute", "r", "two", "pods"))
 	serves(third)
+	s.attached(t, "one", 0)
+	s.attached(t, "two", 1)
+	s.parents(t, "r", "two")
 
 	other := c.space(t, "moved")
 	s.kubectl(t, "delete", "tcproute", "r")
@@ -316,11 +321,47 @@ spec:
 `)
 	other.ready(t, "pods", 1)
 	serves(first)
+	s.attached(t, "one", 1)
+	s.attached(t, "two", 0)
+	other.parents(t, "r", "one")
 }
 
-// classAway: a Gateway changes to a foreign class. Its rules go, and so do our entries
-// in its routes; those of others stay. Its own status is left to the other controller:
-// nothing in it says who wrote it.
+// attached waits until the listeners of a Gateway have so many routes together.
+func (s *space) attached(t *testing.T, gateway string, routes int) {
+	t.Helper()
+	eventually(t, settle, func() error {
+		gw, err := s.Gateway.GatewayV1().Gateways(s.name).Get(t.Context(), gateway, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		got := 0
+		for _, l := range gw.Status.Listeners {
+			got += int(l.AttachedRoutes)
+		}
+		if got != routes {
+			return fmt.Errorf("%d routes are attached to %s, want %d", got, gateway, routes)
+		}
+		return nil
+	})
+}
+
+// parents waits until the status of a TCPRoute is of one Gateway only.
+func (s *space) parents(t *testing.T, name, gateway string) {
+	t.Helper()
+	eventually(t, settle, func() error {
+		r, err := s.Gateway.GatewayV1().TCPRoutes(s.name).Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if all := r.Status.Parents; len(all) != 1 || string(all[0].ParentRef.Name) != gateway {
+			return fmt.Errorf("the parents in the status are %+v, want %s", all, gateway)
+		}
+		return nil
+	})
+}
+
+// classAway: a Gateway changes to a foreign class. Its rules go, and so does what we
+// wrote into its status and into those of its routes; what others wrote stays.
 func classAway(t *testing.T, c *Cluster) { //nolint:thelper // a case of TestCluster
 	const port = 7011
 	s := c.space(t, "class-away")
@@ -330,6 +371,8 @@ func classAway(t *testing.T, c *Cluster) { //nolint:thelper // a case of TestClu
 	c.reach(t, "tcp", join(addr, port), "pods")
 	s.kubectl(t, "patch", "tcproute", "r", "--subresource=status", "--type=json", "-p",
 		`[{"op":"add","path":"/status/parents/-","value":{"parentRef":{"name":"gw"},"controllerName":"example.com/other","conditions":[{"type":"Accepted","status":"True","reason":"Accepted","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}]`)
+	s.kubectl(t, "patch", "gateway", "gw", "--subresource=status", "--type=json", "-p",
+		`[{"op":"add","path":"/status/conditions/-","value":{"type":"example.com/Foreign","status":"True","reason":"Foreign","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"}}]`)
 	s.kubectl(t, "patch", "gateway", "gw", "--type=merge", "-p", `{"spec":{"gatewayClassName":"somebody-else"}}`)
 
 	eventually(t, settle, func() error { return c.notServed(t, join(addr, port)) })
@@ -340,6 +383,18 @@ func classAway(t *testing.T, c *Cluster) { //nolint:thelper // a case of TestClu
 		}
 		if len(r.Status.Parents) != 1 || r.Status.Parents[0].ControllerName != "example.com/other" {
 			return fmt.Errorf("parents are %+v, want only the foreign one", r.Status.Parents)
+		}
+		return nil
+	})
+	eventually(t, settle, func() error {
+		gw, err := s.Gateway.GatewayV1().Gateways(s.name).Get(t.Context(), "gw", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		status := gw.Status
+		if len(status.Conditions) != 1 || status.Conditions[0].Type != "example.com/Foreign" ||
+			len(status.Addresses) > 0 || len(status.Listeners) > 0 || status.AttachedListenerSets != nil {
+			return fmt.Errorf("the status is %+v, want only the foreign condition", status)
 		}
 		return nil
 	})

@@ -152,6 +152,21 @@ func (s *stream) count() (total int) {
 	return total
 }
 
+// servedOrRefused ends the stream and fails the test if a connection was neither
+// served nor refused.
+func (s *stream) servedOrRefused(t *testing.T) {
+	t.Helper()
+	s.stop()
+	s.done.Wait()
+	for _, err := range s.failures {
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("neither served nor refused: %v", err)
+			break
+		}
+	}
+	t.Logf("%d refused, served by pod %v", len(s.failures), s.answers)
+}
+
 // whole ends the stream and fails the test if one of its connections failed.
 func (s *stream) whole(t *testing.T) {
 	t.Helper()
