@@ -1,12 +1,15 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 )
 
 // hostAddresses returns the addresses of this host at which others can reach it:
@@ -24,6 +27,54 @@ func hostAddresses() ([]netip.Addr, error) {
 		}
 	}
 	return sortAddresses(found), nil
+}
+
+// gathering is how long changes of addresses are gathered before they are looked at:
+// they come in bursts, and most are of addresses that do not count.
+const gathering = 50 * time.Millisecond
+
+// watchAddresses calls changed when hostAddresses may return something else, until
+// ctx ends. It may miss changes: the full passes look, too.
+func watchAddresses(ctx context.Context, changed func()) {
+	for ctx.Err() == nil {
+		if err := followUpdates(ctx, changed); err != nil {
+			klog.FromContext(ctx).Error(err, "Cannot follow this host's addresses, looking at them from time to time")
+			return
+		}
+		select { // it is over because more came than the socket holds
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// followUpdates does so until the kernel ends it.
+func followUpdates(ctx context.Context, changed func()) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	updates := make(chan netlink.AddrUpdate) // closed at the end, and read until then
+	if err := netlink.AddrSubscribe(updates, ctx.Done()); err != nil {
+		return fmt.Errorf("subscribe to addresses: %w", err)
+	}
+	var last []netip.Addr
+	due := time.After(0) // what was before the subscription
+	for {
+		select {
+		case _, open := <-updates:
+			if !open {
+				return nil
+			}
+			if due == nil {
+				due = time.After(gathering)
+			}
+		case <-due:
+			due = nil
+			if now, err := hostAddresses(); err != nil || last == nil || !slices.Equal(now, last) {
+				last = now
+				changed()
+			}
+		}
+	}
 }
 
 // clusterIPLinks are interfaces that hold the addresses of Services and not of

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
@@ -37,12 +38,17 @@ type agent struct {
 	programmer programmer
 	addresses  func() ([]netip.Addr, error)
 	// assign gives the Gateways their addresses.
-	assign   func(map[types.NamespacedName]*gatewayv1.Gateway, []netip.Addr) map[types.NamespacedName]topology.Assignment
-	statuses *statusWriter // nil when nobody wants them
-	reports  *reportWriter // nil without a cluster
-	progress *progress
-	metrics  *instruments
-	clock    clock.PassiveClock
+	assign func(map[types.NamespacedName]*gatewayv1.Gateway, []netip.Addr) map[types.NamespacedName]topology.Assignment
+	// preflight tells what the host lacks to serve at these addresses.
+	preflight func([]netip.Addr) []string
+	statuses  *statusWriter // nil when nobody wants them
+	reports   *reportWriter // nil without a cluster
+	progress  *progress
+	metrics   *instruments
+	clock     clock.PassiveClock
+
+	moved atomic.Bool   // the node's addresses may have changed
+	nudge chan struct{} // follows moved
 
 	snapshot  topology.Snapshot
 	current   []netip.Addr // the node's addresses
@@ -51,18 +57,28 @@ type agent struct {
 	forwarder *topology.Forwarder
 	warnings  []string // those already logged
 	unserved  []string // likewise
+	findings  []string // of preflight, last
 }
 
 func newAgent(node string, config topology.Config, from source, to programmer, addresses func() ([]netip.Addr, error)) *agent {
 	return &agent{
 		node: node, config: config, source: from, programmer: to, addresses: addresses,
 		assign:    cluster.Assign,
+		preflight: func([]netip.Addr) []string { return nil },
+		nudge:     make(chan struct{}, 1),
 		progress:  newProgress(clock.RealClock{}),
 		metrics:   newInstruments(),
 		clock:     clock.RealClock{},
 		graph:     &topology.Graph{},
 		forwarder: topology.NewForwarder(topology.Node{Name: node}),
 	}
+}
+
+// readdress asks for a pass that looks at the node's addresses. Safe for
+// concurrent use.
+func (a *agent) readdress() {
+	a.moved.Store(true)
+	signal(a.nudge)
 }
 
 // tracked is pass, seen by whoever asks for the agent's health.
@@ -81,7 +97,8 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 	if update.Snapshot != nil {
 		a.snapshot, a.undecided = *update.Snapshot, true
 	}
-	if full {
+	look := a.moved.Swap(false) || full
+	if look {
 		if err := a.followAddresses(ctx); err != nil {
 			return err
 		}
@@ -99,12 +116,15 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 		return ctx.Err() // stopped in the middle: nothing to report
 	}
 	a.metrics.programmed(state.Len(), a.clock.Since(began), a.clock.Now(), programError(results, err))
-	if err == nil {
+	if err == nil || !failedWhole(state, results, err) {
 		a.progress.succeed()
 	}
 	// Everything below is told after the kernel is up to date.
 	if results.Restored {
 		klog.FromContext(ctx).Info("Somebody else deleted or changed our rules; they are in place again")
+	}
+	if look {
+		a.examine(ctx)
 	}
 	a.publish(results, err)
 	a.logWarnings(ctx)
@@ -125,7 +145,11 @@ func (a *agent) followAddresses(ctx context.Context) error {
 	case a.current != nil && slices.Equal(now, a.current):
 		return nil
 	}
-	klog.FromContext(ctx).Info("Serving at the node's addresses", "addresses", fmt.Sprint(now))
+	if len(now) == 0 {
+		klog.FromContext(ctx).Info("This host has no address to serve Gateways at: they are served once it gets one, or name one with --node-address")
+	} else {
+		klog.FromContext(ctx).Info("Serving at the node's addresses", "addresses", fmt.Sprint(now))
+	}
 	a.current, a.undecided = append([]netip.Addr{}, now...), true
 	a.forwarder.SetNode(topology.Node{Name: a.node, Addresses: a.current})
 	return nil
@@ -140,6 +164,14 @@ func (a *agent) decide(ctx context.Context) {
 	unserved := cluster.Unserved(&a.snapshot)
 	logNew(ctx, "Not served", a.unserved, unserved)
 	a.unserved = unserved
+}
+
+// examine looks again at what the host lacks: somebody may have cured it since, or
+// broken it.
+func (a *agent) examine(ctx context.Context) {
+	findings := a.preflight(a.current)
+	logNew(ctx, "Preflight warning", a.findings, findings)
+	a.findings = findings
 }
 
 func (a *agent) logWarnings(ctx context.Context) {
@@ -174,6 +206,7 @@ func (a *agent) publish(results rules.Results, err error) {
 		graph:     a.graph,
 		report:    report(a.node, a.graph, results, err),
 		addresses: a.current,
+		findings:  a.findings,
 	}
 	if a.statuses != nil {
 		a.statuses.offer(v)

@@ -56,7 +56,7 @@ func (p *fakeProgrammer) Program(_ context.Context, state *rules.State) (rules.R
 	return rules.Results{Committed: next, Errors: p.errs, Operations: 1}, nil
 }
 
-func (p *fakeProgrammer) Cleanup(context.Context) error { p.cleaned = true; return nil }
+func (p *fakeProgrammer) Cleanup(context.Context) error { p.cleaned = true; return p.err }
 func (p *fakeProgrammer) Close() error                  { p.closed = true; return nil }
 
 func (p *fakeProgrammer) last() *rules.State {

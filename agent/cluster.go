@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/connrotation"
 	"k8s.io/klog/v2"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -25,8 +26,10 @@ const (
 	reportCheckInterval = 30 * time.Second
 	// reportInterval is the least time between two reports.
 	reportInterval = 100 * time.Millisecond
-	// nodeInterval is how long a change of the Node's addresses may go unnoticed.
-	nodeInterval = 5 * time.Minute
+	// nodeInterval is the least time from one watch of the Node to the next.
+	nodeInterval = 10 * time.Second
+	// watchTimeout is how long a watch of the Node lasts.
+	watchTimeout = 5 * time.Minute
 	// apiBackoff is the longest pause while the API server does not answer: when it
 	// comes back, the controller should not take this agent for silent.
 	apiBackoff = 5 * time.Second
@@ -38,18 +41,27 @@ const (
 	apiBurst = 50
 )
 
+// connection is how an agent talks to the API server.
+type connection struct {
+	cluster.Clients
+	// reset closes what is open; requests that follow connect anew. All requests
+	// share one connection, and one that swallows them would otherwise be found
+	// out only after most of the controller's patience.
+	reset func()
+}
+
 // connect returns clients for the cluster of a kubeconfig file or of this pod.
-func connect(kubeconfig string) (cluster.Clients, error) {
+func connect(kubeconfig, version string) (connection, error) {
 	config, err := cluster.ClientConfig(kubeconfig)
-	if errors.Is(err, cluster.ErrNoCluster) {
-		return cluster.Clients{}, fmt.Errorf("nothing to serve: %w; name files or directories with API objects with --manifests, or a cluster with --kubeconfig", err)
-	}
 	if err != nil {
-		return cluster.Clients{}, err
+		return connection{}, err
 	}
-	config.UserAgent = "portway-agent"
+	config.UserAgent = "portway-agent/" + version
 	config.QPS, config.Burst = apiQPS, apiBurst
-	return cluster.NewClients(config)
+	dialer := connrotation.NewDialer((&net.Dialer{Timeout: apiTimeout, KeepAlive: 30 * time.Second}).DialContext)
+	config.Dial = dialer.DialContext
+	clients, err := cluster.NewClients(config)
+	return connection{clients, dialer.CloseAll}, err
 }
 
 // member is what an agent in a cluster has beyond its loop.
@@ -62,7 +74,10 @@ type member struct {
 }
 
 func runCluster(ctx context.Context, o Options, env environment) error {
-	clients, err := env.connect(o.Kubeconfig)
+	api, err := env.connect(o.Kubeconfig, o.Version)
+	if errors.Is(err, cluster.ErrNoCluster) {
+		return fmt.Errorf("nothing to serve: %w; name files or directories with API objects with --manifests, or a cluster with --kubeconfig", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -75,54 +90,49 @@ func runCluster(ctx context.Context, o Options, env environment) error {
 		return err
 	}
 	defer func() { _ = kernel.Close() }() // only sockets; the rules stay
-	warnings, err := checkHost(ctx, o, env, host)
-	if err != nil {
-		return err
-	}
 	health, err := o.listenHealth()
 	if err != nil {
 		return err
 	}
-	m := newMember(ctx, o, env, clients, kernel, host)
+	m := newMember(ctx, o, env, api, kernel, host)
 	m.health = health
-	for _, warning := range warnings {
-		m.reports.describe.findings = append(m.reports.describe.findings, v1alpha1.Finding{Reason: "PacketForwarding", Message: warning})
-	}
 	m.serve(ctx, env)
 	return nil
 }
 
-func newMember(ctx context.Context, o Options, env environment, clients cluster.Clients, kernel programmer, host func() ([]netip.Addr, error)) *member {
+func newMember(ctx context.Context, o Options, env environment, api connection, kernel programmer, host func() ([]netip.Addr, error)) *member {
 	store := cluster.NewStore()
 	config := cluster.DefaultLiveConfig()
-	config.Clients, config.Role, config.Clock = clients, cluster.ForAgent, env.clock
+	config.Clients, config.Role, config.Clock = api.Clients, cluster.ForAgent, env.clock
 	m := &member{
 		live: cluster.NewLive(config, store),
-		self: newSelf(o.NodeName, clients.Core.CoreV1().Nodes(), host),
+		self: newSelf(o.NodeName, api.Core.CoreV1().Nodes(), host),
 	}
 	addresses := host
 	if len(o.NodeAddresses) == 0 {
 		addresses = func() ([]netip.Addr, error) { return m.self.addresses(ctx) }
 	}
 	m.agent = o.newAgent(env, store, kernel, addresses)
+	m.self.moved = m.readdress
 	m.assign = func(gateways map[types.NamespacedName]*gatewayv1.Gateway, _ []netip.Addr) map[types.NamespacedName]topology.Assignment {
 		return cluster.Assigned(gateways)
 	}
 	m.reports = &reportWriter{
 		node:      o.NodeName,
-		client:    clients.NodeReports,
-		revisions: clients.Metadata.Resource(v1alpha1.GroupVersion.WithResource("nodereports")),
+		client:    api.NodeReports,
+		revisions: api.Metadata.Resource(v1alpha1.GroupVersion.WithResource("nodereports")),
 		owner:     m.self.owner,
 		describe:  description{version: o.Version, backend: backendName(o.Backend), bootID: bootID(env.sysctls)},
 		fresh:     make(chan struct{}, 1),
 	}
 	m.heartbeat = &heartbeat{
 		node:     o.NodeName,
-		client:   clients.Core.CoordinationV1().Leases(o.Namespace),
+		client:   api.Core.CoordinationV1().Leases(o.Namespace),
 		owner:    m.self.owner,
 		interval: o.LeaseRenewInterval,
 		clock:    env.clock,
 		lost:     m.reports.check,
+		reset:    api.reset,
 	}
 	return m
 }

@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
+	"net/netip"
 	"sync"
 	"testing"
 
@@ -156,25 +158,56 @@ func (l looking) Get(_ context.Context, name string, _ metav1.GetOptions, _ ...s
 	return &metav1.PartialObjectMetadata{ObjectMeta: r.ObjectMeta}, nil
 }
 
+func (l looking) Delete(_ context.Context, name string, _ metav1.DeleteOptions, _ ...string) error {
+	l.reports.mu.Lock()
+	defer l.reports.mu.Unlock()
+	if _, err := l.reports.get(name); err != nil {
+		return err
+	}
+	delete(l.reports.held, name)
+	l.reports.writes = append(l.reports.writes, "delete "+name)
+	return nil
+}
+
 // fakeCluster is an API server with the Node "demo-node".
 type fakeCluster struct {
 	core    *fake.Clientset
 	gateway *gatewayfake.Clientset
 	reports *fakeReports
 
-	mu      sync.Mutex // guards failure
+	mu      sync.Mutex // guards everything below
 	failure error      // of everything
+	watches []watch.Interface
+	watched map[string]bool // kinds that were watched
+	expired map[string]bool // those whose next watch has to begin with a list
 }
 
 func newFakeCluster(t *testing.T) *fakeCluster {
 	t.Helper()
 	c := &fakeCluster{
 		core: fake.NewClientset(), gateway: gatewayfake.NewSimpleClientset(), reports: newFakeReports(),
+		watched: map[string]bool{},
 	}
-	for _, f := range []*clienttesting.Fake{&c.core.Fake, &c.gateway.Fake} {
+	for f, tracker := range map[*clienttesting.Fake]clienttesting.ObjectTracker{&c.core.Fake: c.core.Tracker(), &c.gateway.Fake: c.gateway.Tracker()} {
 		f.PrependReactor("*", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
 			err := c.failed()
 			return err != nil, nil, err
+		})
+		f.PrependWatchReactor("*", func(action clienttesting.Action) (bool, watch.Interface, error) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			kind := action.GetResource().Resource
+			switch {
+			case c.failure != nil:
+				return true, nil, c.failure
+			case c.expired[kind]:
+				delete(c.expired, kind)
+				return true, nil, apierrors.NewResourceExpired("too old resource version")
+			}
+			c.watched[kind] = true
+			w, err := tracker.Watch(action.GetResource(), action.GetNamespace())
+			c.watches = append(c.watches, w)
+			return true, w, err
 		})
 	}
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "demo-node", UID: "uid-of-the-node"}}
@@ -194,10 +227,15 @@ func (c *fakeCluster) failed() error {
 	return c.failure
 }
 
-// fail makes every request fail, nil none.
+// fail makes every request fail, nil none. It ends all watches, and the events that
+// they miss are not kept: the next of a kind has to begin with a list.
 func (c *fakeCluster) fail(err error) {
 	c.mu.Lock()
 	c.failure = err
+	for _, w := range c.watches {
+		w.Stop()
+	}
+	c.watches, c.expired = nil, maps.Clone(c.watched)
 	c.mu.Unlock()
 	c.reports.mu.Lock()
 	c.reports.failure = err
@@ -217,6 +255,22 @@ func (c *fakeCluster) ServerResourcesForGroupVersionWithContext(_ context.Contex
 
 func (c *fakeCluster) clients() cluster.Clients {
 	return cluster.Clients{Core: c.core, Gateway: c.gateway, NodeReports: c.reports, Discovery: c, Metadata: fakeMetadata{c.reports}}
+}
+
+// relist makes the Node list other addresses.
+func (c *fakeCluster) relist(t *testing.T, addresses ...netip.Addr) {
+	t.Helper()
+	node, err := c.core.CoreV1().Nodes().Get(t.Context(), "demo-node", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node.Status.Addresses = nil
+	for _, addr := range addresses {
+		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: addr.String()})
+	}
+	if _, err := c.core.CoreV1().Nodes().Update(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // createGuide creates what the guide's first example has.

@@ -7,15 +7,18 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2/ktesting"
 
-	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/rules"
 )
 
@@ -26,7 +29,13 @@ type clusterBench struct {
 	cluster *fakeCluster
 	done    chan error
 	options Options
+
+	mu   sync.Mutex // guards host
+	host []netip.Addr
 }
+
+// bridgeIP is an address of the container network.
+var bridgeIP = netip.MustParseAddr("10.244.0.1")
 
 // inCluster runs a test with an agent that begins once prepare is done.
 func inCluster(t *testing.T, prepare func(*clusterBench), test func(*clusterBench)) {
@@ -35,9 +44,14 @@ func inCluster(t *testing.T, prepare func(*clusterBench), test func(*clusterBenc
 		b := &clusterBench{started: testEnvironment(), t: t, cluster: newFakeCluster(t), done: make(chan error, 1), options: options()}
 		b.kernel.programmed = nil
 		b.options.Version, b.options.Namespace, b.options.HealthBindAddress = "v1.2.3", "portway-system", "0"
-		b.env.connect = func(string) (cluster.Clients, error) { return b.cluster.clients(), nil }
+		b.env.connect = func(string, string) (connection, error) { return connection{b.cluster.clients(), func() {}}, nil }
 		// The host has an address that the Node does not list.
-		b.env.addresses = func() ([]netip.Addr, error) { return []netip.Addr{nodeIP, netip.MustParseAddr("10.244.0.1")}, nil }
+		b.host = []netip.Addr{nodeIP, bridgeIP}
+		b.env.addresses = func() ([]netip.Addr, error) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.host, nil
+		}
 		if prepare != nil {
 			prepare(b)
 		}
@@ -61,6 +75,15 @@ func inCluster(t *testing.T, prepare func(*clusterBench), test func(*clusterBenc
 func (b *clusterBench) settle(d time.Duration) {
 	time.Sleep(d) // of the bubble: costs nothing
 	synctest.Wait()
+}
+
+// hostMoves gives the host other addresses.
+func (b *clusterBench) hostMoves(addresses ...netip.Addr) {
+	b.mu.Lock()
+	b.host = addresses
+	b.mu.Unlock()
+	b.moved <- struct{}{}
+	b.settle(50 * time.Millisecond)
 }
 
 func (b *clusterBench) churn(addresses ...string) {
@@ -158,11 +181,104 @@ func TestClusterServesWhileTheAPIIsAway(t *testing.T) {
 		if b.kernel.last().Frontend(fooKey) == nil || len(b.kernel.all()) < passes+10 {
 			t.Errorf("%d passes, frontends %v", len(b.kernel.all())-passes, b.kernel.last().Keys())
 		}
+		// What changed meanwhile is not seen, and nothing of it is lost.
+		resource := discoveryv1.SchemeGroupVersion.WithResource("endpointslices")
+		if err := b.cluster.core.Tracker().Update(resource, endpointSlice("10.0.0.9"), "default"); err != nil {
+			t.Fatal(err)
+		}
+		b.settle(time.Minute)
+		if got := endpoints(b.kernel.last().Frontend(fooKey)); got[0] != "10.0.0.1:6000" {
+			t.Errorf("endpoints %v: the watches were not cut", got)
+		}
 		b.cluster.fail(nil)
 		before := b.renewals()
 		b.settle(5 * time.Second)
 		if b.renewals() == before {
 			t.Error("no heartbeat 5 s after the API server is back")
+		}
+		if got := endpoints(b.kernel.last().Frontend(fooKey)); got[0] != "10.0.0.9:6000" {
+			t.Errorf("endpoints %v 5 s after the API server is back", got)
+		}
+		b.settle(10 * time.Second)
+		b.cluster.relist(t, otherIP)
+		b.hostMoves(otherIP)
+		if b.kernel.last().Frontend(rules.FrontendKey{Addr: otherIP, Protocol: rules.TCP, Port: 8080}) == nil {
+			t.Error("the Node is not followed any more")
+		}
+	})
+}
+
+// TestClusterFollowsTheNodesAddresses: the host's address changes, the Node follows, or
+// the other way round.
+func TestClusterFollowsTheNodesAddresses(t *testing.T) {
+	ipv6 := netip.MustParseAddr("2001:db8::1")
+	tests := map[string]struct{ also []netip.Addr }{"single stack": {}, "dual stack": {[]netip.Addr{ipv6}}}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			prepare := func(b *clusterBench) {
+				b.cluster.createGuide(t)
+				b.host = append(b.host, test.also...)
+				b.cluster.relist(t, append([]netip.Addr{nodeIP}, test.also...)...)
+			}
+			inCluster(t, prepare, func(b *clusterBench) {
+				serves := func(when string, addresses ...netip.Addr) {
+					t.Helper()
+					var got []netip.Addr
+					for _, key := range b.kernel.last().Keys() {
+						got = append(got, key.Addr)
+					}
+					if want := slices.Concat(addresses, test.also); !slices.Equal(got, want) {
+						t.Errorf("%s: served at %v, want %v", when, got, want)
+					}
+				}
+				b.settle(time.Second)
+				serves("start", nodeIP)
+				b.hostMoves(append([]netip.Addr{otherIP, bridgeIP}, test.also...)...)
+				serves("the host's has changed")
+				b.settle(10 * time.Minute)
+				serves("the Node is late")
+				b.cluster.relist(t, append([]netip.Addr{otherIP}, test.also...)...)
+				b.settle(50 * time.Millisecond)
+				serves("the Node lists it", otherIP)
+				b.cluster.relist(t, append([]netip.Addr{nodeIP, otherIP}, test.also...)...)
+				b.hostMoves(append([]netip.Addr{nodeIP, otherIP, bridgeIP}, test.also...)...)
+				serves("a second one", nodeIP, otherIP)
+			})
+		})
+	}
+}
+
+func TestClusterFindingsFollowTheHost(t *testing.T) {
+	prepare := func(b *clusterBench) {
+		b.cluster.createGuide(t)
+		b.sysctls.readonly = true
+		b.options.SetSysctls = true // cannot work here, and is no reason not to serve
+	}
+	inCluster(t, prepare, func(b *clusterBench) {
+		b.settle(time.Second)
+		const want = "this host does not forward IPv4 packets, so that endpoints elsewhere cannot be reached, and --set-sysctls does not help here (permission denied); run: sysctl -w net.ipv4.ip_forward=1"
+		findings := func() []v1alpha1.Finding { return b.cluster.reports.report("demo-node").Findings }
+		if got := findings(); len(got) != 1 || got[0].Reason != "PacketForwarding" || got[0].Message != want {
+			t.Errorf("findings %+v, want %s", got, want)
+		}
+		if b.kernel.last().Frontend(fooKey) == nil {
+			t.Error("not served")
+		}
+		b.sysctls.set("net/ipv4/ip_forward", "1")
+		b.settle(31 * time.Second)
+		if got := findings(); len(got) != 0 {
+			t.Errorf("findings %+v after the cure", got)
+		}
+		b.sysctls.set("net/ipv4/ip_forward", "0")
+		b.settle(31 * time.Second)
+		if got := findings(); len(got) != 1 {
+			t.Errorf("findings %+v after it was turned off", got)
+		}
+		b.cluster.relist(t, netip.MustParseAddr("2001:db8::1"))
+		b.hostMoves(netip.MustParseAddr("2001:db8::1"))
+		b.settle(time.Second)
+		if got := findings(); len(got) != 1 || !strings.Contains(got[0].Message, "IPv6") {
+			t.Errorf("findings %+v of a host with IPv6 only", got)
 		}
 	})
 }

@@ -17,9 +17,17 @@
 //   - An API server that is away stops nothing, and an agent that starts meanwhile
 //     leaves the rules it finds (TestClusterServesWhileTheAPIIsAway,
 //     TestClusterStartsWithoutTheAPI).
+//   - A connection that swallows requests is given up when a renewal has no answer
+//     (TestHeartbeatLeavesADeadConnection).
+//   - The addresses served follow the host's and the Node's at once
+//     (TestClusterFollowsTheNodesAddresses).
 //   - The NodeReport is written when it changes and at no other time; endpoints never
 //     change it (TestReportIsWrittenWhenItChanges, TestClusterFromAPIToKernelAndReport).
 //   - A NodeReport of 5000 Gateways is smaller than 128 KiB (TestNodeReportIsSmall).
+//   - A Gateway that cannot be programmed does not keep the agent from being ready
+//     (TestReadyDespiteOneGateway).
+//   - What preflight finds is looked at again with every full pass
+//     (TestClusterFindingsFollowTheHost).
 //   - Preflight changes nothing unless it was asked to (TestPreflight).
 //
 // In a cluster, an agent needs these rights and no others, all of them without
@@ -29,9 +37,9 @@
 //	                                     tcproutes udproutes referencegrants  list watch
 //	cluster   (core)                     namespaces services                  list watch
 //	cluster   discovery.k8s.io           endpointslices                       list watch
-//	cluster   (core)                     nodes                                get
-//	cluster   portway.dev                nodereports                          get create update
-//	namespace coordination.k8s.io        leases                               get create update
+//	cluster   (core)                     nodes                                get watch
+//	cluster   portway.dev                nodereports                          get create update delete
+//	namespace coordination.k8s.io        leases                               get create update delete
 //
 // Discovery (/apis/GROUP/VERSION) is everybody's by system:discovery.
 package agent

@@ -53,7 +53,7 @@ func (p *progress) end() {
 	p.began = time.Time{}
 }
 
-// succeed notes that the kernel took a State.
+// succeed notes that the kernel took a State, but for Gateways that it refuses.
 func (p *progress) succeed() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -3,14 +3,17 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-base/metrics/testutil"
 	clocktesting "k8s.io/utils/clock/testing"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
 func get(t *testing.T, h http.Handler, path string) (int, string) {
@@ -67,6 +70,39 @@ func TestReadyAfterTheFirstSuccess(t *testing.T) {
 	_ = b.tracked(context.Background(), true)
 	if code, _ := get(t, h, "/readyz"); code != 200 { // what was programmed stands
 		t.Errorf("not ready after a success: %d", code)
+	}
+}
+
+// TestReadyDespiteOneGateway: it is not this node's fault, and a rollout must not wait
+// for whoever wrote that Gateway.
+func TestReadyDespiteOneGateway(t *testing.T) {
+	refused := errors.New("too long")
+	tests := map[string]struct {
+		errs  map[string]error
+		err   error
+		ready int
+	}{
+		"one of two":                 {map[string]error{"default/my-tcp-gateway": refused}, fmt.Errorf("nftables: %w", refused), 200},
+		"the backend, in the middle": {map[string]error{"default/my-tcp-gateway": fmt.Errorf("program it: %w", refused)}, fmt.Errorf("nftables: %w", refused), 503},
+		"all of them":                {map[string]error{"default/my-tcp-gateway": refused, "default/second": refused}, fmt.Errorf("nftables: %w", refused), 503},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			gateway := &gatewayv1.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "second"}}
+			gateway.Spec.GatewayClassName = "my-tcp-gateway-class"
+			gateway.Spec.Listeners = []gatewayv1.Listener{{Name: "l", Protocol: gatewayv1.TCPProtocolType, Port: 9000}}
+			if err := b.store.Put(gateway); err != nil {
+				t.Fatal(err)
+			}
+			b.kernel.errs, b.kernel.err = test.errs, test.err
+			if err := b.tracked(context.Background(), true); err == nil {
+				t.Fatal("no error")
+			}
+			if code, text := get(t, healthHandler(b.progress, b.metrics), "/readyz"); code != test.ready {
+				t.Errorf("%d %s, want %d", code, text, test.ready)
+			}
+		})
 	}
 }
 

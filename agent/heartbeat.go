@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -33,6 +34,8 @@ type heartbeat struct {
 	clock    clock.PassiveClock
 	// lost is called when somebody removed the Lease.
 	lost func()
+	// reset drops the connections to the API server.
+	reset func()
 
 	lease *coordinationv1.Lease // as it is in the API; nil: not known
 	had   bool
@@ -54,6 +57,9 @@ func (h *heartbeat) pass(ctx context.Context, _ bool) error {
 	}
 	if err != nil {
 		h.lease = nil
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			h.reset() // no answer at all: the next renewal connects anew
+		}
 		return fmt.Errorf("renew Lease %s: %w", h.name(), err)
 	}
 	return nil

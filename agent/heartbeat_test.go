@@ -31,7 +31,8 @@ func TestHeartbeat(t *testing.T) {
 		owner: func(context.Context) (metav1.OwnerReference, error) {
 			return metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: "n1", UID: "u"}, nil
 		},
-		lost: func() { lost++ },
+		lost:  func() { lost++ },
+		reset: func() { t.Error("the connections were dropped, although the API server answers") },
 	}
 	leases := client.CoordinationV1().Leases("portway-system")
 	renewed := func(seconds int) *coordinationv1.Lease {

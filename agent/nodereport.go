@@ -39,11 +39,13 @@ const apiTimeout = 10 * time.Second
 
 // description is what a report says that passes do not change.
 type description struct {
-	version  string
-	backend  string
-	bootID   string // of the kernel; empty: not known
-	findings []v1alpha1.Finding
+	version string
+	backend string
+	bootID  string // of the kernel; empty: not known
 }
+
+// reasonForwarding is the reason of what preflight finds.
+const reasonForwarding = "PacketForwarding"
 
 // nodeReport makes what the API is told from what a pass found. It is the same for
 // the same outcome: there is no time in it and nothing of endpoints.
@@ -67,8 +69,8 @@ func (d *description) nodeReport(v *view) v1alpha1.Report {
 	r.Gateways = int32(len(r.Committed))
 
 	budget := errorBudget
-	for _, finding := range d.findings[:min(len(d.findings), maxReportFindings)] {
-		finding.Message = truncate(finding.Message, maxFindingMessage)
+	for _, message := range v.findings[:min(len(v.findings), maxReportFindings)] {
+		finding := v1alpha1.Finding{Reason: reasonForwarding, Message: truncate(message, maxFindingMessage)}
 		if budget -= jsonSize(finding); budget < 0 {
 			break
 		}
@@ -137,11 +139,12 @@ type reportWriter struct {
 func (w *reportWriter) offer(v view) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.latest != nil && sameReport(w.latest.report, v.report) && slices.Equal(w.latest.addresses, v.addresses) {
+	if w.latest != nil && sameReport(w.latest.report, v.report) &&
+		slices.Equal(w.latest.addresses, v.addresses) && slices.Equal(w.latest.findings, v.findings) {
 		return
 	}
 	v.addresses = append([]netip.Addr{}, v.addresses...)
-	w.latest = &view{report: v.report, addresses: v.addresses}
+	w.latest = &view{report: v.report, addresses: v.addresses, findings: v.findings}
 	signal(w.fresh)
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,6 +13,8 @@ import (
 type sysctls interface {
 	Read(path string) ([]byte, error)
 	Write(path string, value []byte) error
+	// Writable reports whether this process may write it.
+	Writable(path string) bool
 }
 
 // forwarding is the setting that lets a node pass on packets of a family.
@@ -31,26 +34,33 @@ var (
 )
 
 // preflight looks at what the rules need but do not bring along. It returns
-// warnings, each with the command that helps; with set it helps itself. Missing
-// rights and kernel parts are found by opening the backend.
+// warnings, each with the command that helps; with set it helps itself, and the
+// error is why it could not. Missing rights and kernel parts are found by opening
+// the backend.
 func preflight(s sysctls, addresses []netip.Addr, set bool) (warnings []string, err error) {
+	warn := func(f forwarding, why, option string) {
+		warnings = append(warnings, fmt.Sprintf(
+			"this host does not forward %s packets, so that endpoints elsewhere cannot be reached%s; run: sysctl -w %s=1%s%s",
+			f.family, why, f.name(), option, f.note))
+	}
 	for _, f := range forwardingFor(addresses) {
-		value, err := s.Read(f.path)
+		value, unread := s.Read(f.path)
 		switch {
-		case err != nil:
-			warnings = append(warnings, fmt.Sprintf("cannot tell whether this host forwards %s packets: %v", f.family, err))
+		case unread != nil:
+			warnings = append(warnings, fmt.Sprintf("cannot tell whether this host forwards %s packets: %v", f.family, unread))
 		case !bytes.Equal(bytes.TrimSpace(value), []byte("0")):
 		case set:
-			if err := s.Write(f.path, []byte("1")); err != nil {
-				return warnings, fmt.Errorf("set %s=1: %w; run as root, or set it yourself and leave --set-sysctls out", f.name(), err)
+			if failure := s.Write(f.path, []byte("1")); failure != nil {
+				warn(f, fmt.Sprintf(", and --set-sysctls does not help here (%v)", failure), "")
+				err = errors.Join(err, fmt.Errorf("set %s=1: %w; run as root, or set it yourself and leave --set-sysctls out", f.name(), failure))
 			}
+		case s.Writable(f.path):
+			warn(f, "", " (or start with --set-sysctls)")
 		default:
-			warnings = append(warnings, fmt.Sprintf(
-				"this host does not forward %s packets, so that endpoints elsewhere cannot be reached; run: sysctl -w %s=1 (or start with --set-sysctls)%s",
-				f.family, f.name(), f.note))
+			warn(f, "", "")
 		}
 	}
-	return warnings, nil
+	return warnings, err
 }
 
 // forwardingFor returns the settings of the families in use; all of them while

@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -14,11 +16,21 @@ import (
 
 // fakeSysctls are settings in memory.
 type fakeSysctls struct {
+	mu       sync.Mutex // guards values
 	values   map[string]string
 	readonly bool
 }
 
+// set changes a setting as an operator does.
+func (s *fakeSysctls) set(path, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.values[path] = value
+}
+
 func (s *fakeSysctls) Read(path string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	value, ok := s.values[path]
 	if !ok {
 		return nil, fs.ErrNotExist
@@ -30,9 +42,11 @@ func (s *fakeSysctls) Write(path string, value []byte) error {
 	if s.readonly {
 		return fs.ErrPermission
 	}
-	s.values[path] = string(value)
+	s.set(path, string(value))
 	return nil
 }
+
+func (s *fakeSysctls) Writable(string) bool { return !s.readonly }
 
 func TestPreflight(t *testing.T) {
 	v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
@@ -56,10 +70,18 @@ func TestPreflight(t *testing.T) {
 		"family not used": {[]netip.Addr{v4}, map[string]string{path4: "1", path6: "0"}, false, false, nil, "", nil},
 		"no address yet":  {nil, map[string]string{path4: "1", path6: "0"}, false, false, []string{warn6}, "", nil},
 		"set":             {[]netip.Addr{v4, v6}, map[string]string{path4: "0", path6: "1"}, true, false, nil, "", map[string]string{path4: "1", path6: "1"}},
+		"off, not ours to set": {
+			[]netip.Addr{v4},
+			map[string]string{path4: "0"},
+			false, true,
+			[]string{strings.TrimSuffix(warn4, " (or start with --set-sysctls)")},
+			"", nil,
+		},
 		"cannot set": {
 			[]netip.Addr{v4},
 			map[string]string{path4: "0"},
-			true, true, nil,
+			true, true,
+			[]string{"this host does not forward IPv4 packets, so that endpoints elsewhere cannot be reached, and --set-sysctls does not help here (permission denied); run: sysctl -w net.ipv4.ip_forward=1"},
 			"set net.ipv4.ip_forward=1: permission denied; run as root, or set it yourself and leave --set-sysctls out", nil,
 		},
 		"no such setting": {

@@ -48,6 +48,18 @@ func programError(results rules.Results, failure error) error {
 	return errors.Join(errs...)
 }
 
+// failedWhole reports whether a failure is of the whole backend: no Gateway is to
+// blame for it, or all of them share it.
+func failedWhole(state *rules.State, results rules.Results, failure error) bool {
+	blamed, all := false, true
+	for gateway := range state.Digests() {
+		err := results.Errors[gateway]
+		blamed = blamed || err != nil && errors.Is(failure, err)
+		all = all && err != nil
+	}
+	return !blamed || all
+}
+
 // sameReport reports whether two reports say the same.
 func sameReport(a, b topology.NodeReport) bool {
 	return a.Node == b.Node && maps.Equal(a.Committed, b.Committed) && maps.Equal(a.Errors, b.Errors)

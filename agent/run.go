@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -24,9 +23,12 @@ type environment struct {
 	sysctls   sysctls
 	addresses func() ([]netip.Addr, error)
 	open      func(backend string, mark uint32) (backend, error)
-	connect   func(kubeconfig string) (cluster.Clients, error)
-	loop      syncloop.Config
-	clock     clock.WithTicker
+	// watchAddresses calls changed when the addresses may have changed, until ctx
+	// ends.
+	watchAddresses func(ctx context.Context, changed func())
+	connect        func(kubeconfig, version string) (connection, error)
+	loop           syncloop.Config
+	clock          clock.WithTicker
 	// printStatus delivers requests to print the statuses.
 	printStatus <-chan os.Signal
 }
@@ -41,14 +43,15 @@ func Run(ctx context.Context, o Options, out io.Writer, printStatus <-chan os.Si
 	}
 	defer func() { _ = held.Close() }() // it goes with the process at the latest
 	return run(ctx, o, environment{
-		out:         out,
-		sysctls:     procSysctls{},
-		addresses:   hostAddresses,
-		open:        openBackend,
-		connect:     connect,
-		loop:        syncloop.DefaultConfig(),
-		clock:       clock.RealClock{},
-		printStatus: printStatus,
+		out:            out,
+		sysctls:        procSysctls{},
+		addresses:      hostAddresses,
+		open:           openBackend,
+		watchAddresses: watchAddresses,
+		connect:        connect,
+		loop:           syncloop.DefaultConfig(),
+		clock:          clock.RealClock{},
+		printStatus:    printStatus,
 	})
 }
 
@@ -85,7 +88,7 @@ func runStandalone(ctx context.Context, o Options, env environment) error {
 		return err
 	}
 	defer func() { _ = kernel.Close() }() // only sockets; the rules stay
-	if _, err := checkHost(ctx, o, env, addresses); err != nil {
+	if err := checkHost(o, env, addresses); err != nil {
 		return err
 	}
 	health, err := o.listenHealth()
@@ -104,6 +107,11 @@ func (o *Options) newAgent(env environment, from source, to programmer, addresse
 	config.NodePorts = o.NodePorts
 	a := newAgent(o.NodeName, config, from, to, addresses)
 	a.clock, a.progress = env.clock, newProgress(env.clock)
+	set := o.SetSysctls
+	a.preflight = func(addresses []netip.Addr) []string {
+		warnings, _ := preflight(env.sysctls, addresses, set) // the error is among them
+		return warnings
+	}
 	return a
 }
 
@@ -141,6 +149,8 @@ func (a *agent) loop(ctx context.Context, env environment) {
 	changed := make(chan struct{}, 1)
 	var relay sync.WaitGroup
 	relay.Go(func() { a.progress.relay(ctx, a.source.Changed(), changed) })
+	relay.Go(func() { a.progress.relay(ctx, a.nudge, changed) })
+	relay.Go(func() { env.watchAddresses(ctx, a.readdress) })
 	syncloop.Run(ctx, env.loop, changed, a.tracked)
 	relay.Wait()
 }
@@ -157,32 +167,12 @@ func (o *Options) addresses(env environment) (func() ([]netip.Addr, error), erro
 	return func() ([]netip.Addr, error) { return given, nil }, nil
 }
 
-// checkHost logs what preflight finds, and returns it.
-func checkHost(ctx context.Context, o Options, env environment, addresses func() ([]netip.Addr, error)) (warnings []string, err error) {
+// checkHost finds at the start what would otherwise be found with the first pass.
+func checkHost(o Options, env environment, addresses func() ([]netip.Addr, error)) error {
 	known, err := addresses()
 	if err != nil {
-		return nil, fmt.Errorf("find the node's addresses: %w", err)
+		return fmt.Errorf("find the node's addresses: %w", err)
 	}
-	logger := klog.FromContext(ctx)
-	if len(known) == 0 {
-		logger.Info("This host has no global address: Gateways are served once it gets one, or name one with --node-address")
-	}
-	warnings, err = preflight(env.sysctls, known, o.SetSysctls)
-	for _, w := range warnings {
-		logger.Info("Preflight warning", "warning", w)
-	}
-	return warnings, err
-}
-
-// cleanUp removes what is ours from the kernel.
-func cleanUp(ctx context.Context, o Options, env environment) error {
-	kernel, err := env.open(o.Backend, uint32(o.CTMark))
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(kernel.Cleanup(ctx), kernel.Close()); err != nil {
-		return fmt.Errorf("clean up: %w", err)
-	}
-	klog.FromContext(ctx).Info("Removed everything of this program from the kernel")
-	return nil
+	_, err = preflight(env.sysctls, known, o.SetSysctls)
+	return err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,9 +16,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2/ktesting"
 	"k8s.io/utils/clock"
 
+	"github.com/portway-dev/portway/api/v1alpha1"
+	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/internal/ports"
 	"github.com/portway-dev/portway/internal/syncloop"
 	"github.com/portway-dev/portway/rules"
@@ -59,6 +64,7 @@ type started struct {
 	sysctls *fakeSysctls
 	out     *buffer
 	print   chan os.Signal
+	moved   chan struct{} // the host's addresses changed
 	env     environment
 }
 
@@ -68,11 +74,23 @@ func testEnvironment() *started {
 		sysctls: &fakeSysctls{values: map[string]string{"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0"}},
 		out:     &buffer{},
 		print:   make(chan os.Signal, 1),
+		moved:   make(chan struct{}),
 	}
 	s.env = environment{
 		out: s.out, sysctls: s.sysctls, printStatus: s.print, loop: syncloop.DefaultConfig(), clock: clock.RealClock{},
 		addresses: func() ([]netip.Addr, error) { return []netip.Addr{nodeIP}, nil },
 		open:      func(string, uint32) (backend, error) { return s.kernel, nil },
+		connect:   func(string, string) (connection, error) { return connection{}, cluster.ErrNoCluster },
+		watchAddresses: func(ctx context.Context, changed func()) {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-s.moved:
+					changed()
+				}
+			}
+		},
 	}
 	return s
 }
@@ -207,6 +225,68 @@ func TestRunCleanup(t *testing.T) {
 	}
 	if !s.kernel.cleaned || !s.kernel.closed || len(s.kernel.states) > 0 {
 		t.Errorf("kernel %+v", s.kernel)
+	}
+}
+
+func TestRunCleanupOfACluster(t *testing.T) {
+	unreachable := fmt.Errorf("dial tcp: %w", syscall.ECONNREFUSED)
+	const remains = "the kernel is clean, but NodeReport demo-node and Lease portway-system/agent-demo-node may still say that its rules stand: %s; " +
+		"remove them: kubectl delete --ignore-not-found nodereports.portway.dev demo-node; kubectl --namespace portway-system delete --ignore-not-found lease agent-demo-node"
+	tests := map[string]struct {
+		prepare func(*started, *Options, *fakeCluster)
+		want    string
+		stay    bool
+	}{
+		"there":       {func(*started, *Options, *fakeCluster) {}, "", false},
+		"gone before": {func(_ *started, _ *Options, c *fakeCluster) { c.reports.edit("demo-node", nil) }, "", false},
+		"API server away": {
+			func(_ *started, _ *Options, c *fakeCluster) { c.fail(unreachable) },
+			fmt.Sprintf(remains, unreachable), true,
+		},
+		"bad kubeconfig": {
+			func(s *started, o *Options, _ *fakeCluster) { o.Kubeconfig, s.env.connect = "nowhere", connect },
+			fmt.Sprintf(remains, "read kubeconfig nowhere: stat nowhere: no such file or directory"), true,
+		},
+		"kernel not cleaned": {
+			func(s *started, _ *Options, _ *fakeCluster) { s.kernel.err = errors.New("busy") },
+			"clean up: busy", true,
+		},
+		"of files": {func(_ *started, o *Options, _ *fakeCluster) { o.Manifests = guide }, "", true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, ctx := ktesting.NewTestContext(t)
+			o, s, c := options(), testEnvironment(), newFakeCluster(t)
+			o.Cleanup, o.Namespace = true, "portway-system"
+			s.env.connect = func(string, string) (connection, error) { return connection{Clients: c.clients()}, nil }
+			leases := c.core.CoordinationV1().Leases("portway-system")
+			for _, node := range []string{"demo-node", "other"} {
+				if _, err := c.reports.Create(ctx, &v1alpha1.NodeReport{ObjectMeta: metav1.ObjectMeta{Name: node}}, metav1.CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := leases.Create(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "agent-" + node}}, metav1.CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			test.prepare(s, &o, c)
+			err := run(ctx, o, s.env)
+			if (err == nil) != (test.want == "") || err != nil && err.Error() != test.want {
+				t.Errorf("error %v, want %q", err, test.want)
+			}
+			if !s.kernel.cleaned || !s.kernel.closed {
+				t.Errorf("cleaned %v, closed %v", s.kernel.cleaned, s.kernel.closed)
+			}
+			c.fail(nil)
+			left, err := leases.List(ctx, metav1.ListOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			stays := len(left.Items) == 2 && c.reports.held["demo-node"] != nil
+			gone := len(left.Items) == 1 && left.Items[0].Name == "agent-other" && c.reports.held["demo-node"] == nil
+			if c.reports.held["other"] == nil || test.stay && !stays || !test.stay && !gone {
+				t.Errorf("left %v %v", left.Items, c.reports.held)
+			}
+		})
 	}
 }
 

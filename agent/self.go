@@ -6,32 +6,40 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
 )
 
-// nodeGetter reads Nodes.
-type nodeGetter interface {
+// nodes reads Nodes.
+type nodes interface {
 	Get(ctx context.Context, name string, options metav1.GetOptions) (*corev1.Node, error)
+	Watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error)
 }
 
 // self is the Node object of this agent. Safe for concurrent use.
 type self struct {
 	name   string
-	client nodeGetter
+	client nodes
 	host   func() ([]netip.Addr, error)
+	// moved is called when the Node lists other addresses; nil: nobody cares.
+	moved func()
 
 	known chan struct{} // closed once the Node was read
 
 	mu     sync.Mutex // guards everything below
 	listed []netip.Addr
+	agreed bool // this host once had an address that the Node listed
 	told   string
 }
 
-func newSelf(name string, client nodeGetter, host func() ([]netip.Addr, error)) *self {
+func newSelf(name string, client nodes, host func() ([]netip.Addr, error)) *self {
 	return &self{name: name, client: client, host: host, known: make(chan struct{})}
 }
 
@@ -46,21 +54,57 @@ func (s *self) read(ctx context.Context) (*corev1.Node, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read Node %s: %w", s.name, err)
 	}
+	s.take(node)
+	return node, nil
+}
+
+// take keeps what matters of the Node.
+func (s *self) take(node *corev1.Node) {
+	listed := listedAddresses(node)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.listed = listedAddresses(node)
+	if !slices.Equal(listed, s.listed) && s.moved != nil {
+		defer s.moved()
+	}
+	s.listed = listed
 	select {
 	case <-s.known:
 	default:
 		close(s.known)
 	}
-	return node, nil
 }
 
-// pass reads the Node again, in case its addresses changed.
+// pass reads the Node and follows it until the watch ends, as all do: the next pass
+// reads it anew, so that nothing is missed for longer than a watch lasts.
 func (s *self) pass(ctx context.Context, _ bool) error {
-	_, err := s.read(ctx)
-	return err
+	node, err := s.read(ctx)
+	if err != nil {
+		return err
+	}
+	w, err := s.client.Watch(ctx, metav1.ListOptions{
+		FieldSelector:   fields.OneTermEqualSelector(metav1.ObjectNameField, s.name).String(),
+		ResourceVersion: node.ResourceVersion,
+		TimeoutSeconds:  ptr.To(int64(watchTimeout / time.Second)),
+	})
+	if err != nil {
+		return fmt.Errorf("watch Node %s: %w", s.name, err)
+	}
+	defer w.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case event, open := <-w.ResultChan():
+			switch node, ok := event.Object.(*corev1.Node); {
+			case !open || event.Type == watch.Deleted:
+				return nil
+			case !ok:
+				return fmt.Errorf("watch Node %s: %w", s.name, apierrors.FromObject(event.Object))
+			default:
+				s.take(node)
+			}
+		}
+	}
 }
 
 // owner is the reference that lets an object of this agent go together with the
@@ -75,7 +119,8 @@ func (s *self) owner(ctx context.Context) (metav1.OwnerReference, error) {
 
 // addresses are those of this host that its Node lists: a host also has addresses
 // that others cannot reach, such as those of the container network. Where the
-// Node lists none that the host has, all of the host's count.
+// Node never listed one that the host has, all of the host's count; where it did,
+// it is late, and the new address is not served before it is listed.
 func (s *self) addresses(ctx context.Context) ([]netip.Addr, error) {
 	host, err := s.host()
 	if err != nil {
@@ -84,7 +129,8 @@ func (s *self) addresses(ctx context.Context) ([]netip.Addr, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	both := slices.DeleteFunc(slices.Clone(host), func(a netip.Addr) bool { return !slices.Contains(s.listed, a) })
-	if len(both) > 0 || len(host) == 0 {
+	s.agreed = s.agreed || len(both) > 0
+	if s.agreed || len(host) == 0 {
 		s.told = ""
 		return both, nil
 	}

@@ -12,7 +12,10 @@ import (
 	"k8s.io/klog/v2/ktesting"
 )
 
-type oneNode struct{ node *corev1.Node }
+type oneNode struct {
+	nodes
+	node *corev1.Node
+}
 
 func (n oneNode) Get(context.Context, string, metav1.GetOptions) (*corev1.Node, error) {
 	return n.node, nil
@@ -39,8 +42,8 @@ func TestSelfAddresses(t *testing.T) {
 			for _, text := range strings.Fields(test.listed) {
 				node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: kinds[text[0]], Address: text[2:]})
 			}
-			s := newSelf("n1", oneNode{&node}, func() ([]netip.Addr, error) { return host, nil })
-			if err := s.pass(ctx, true); err != nil {
+			s := newSelf("n1", oneNode{node: &node}, func() ([]netip.Addr, error) { return host, nil })
+			if _, err := s.read(ctx); err != nil {
 				t.Fatal(err)
 			}
 			got, err := s.addresses(ctx)

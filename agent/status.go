@@ -28,6 +28,8 @@ type view struct {
 	report   topology.NodeReport
 	// addresses of this node.
 	addresses []netip.Addr
+	// findings of preflight.
+	findings []string
 }
 
 // statusWriter writes the statuses to a file and a stream. It works beside the

@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // bootID returns what tells this boot of the kernel from all others, empty where
@@ -26,4 +28,8 @@ func (procSysctls) Read(path string) ([]byte, error) {
 
 func (procSysctls) Write(path string, value []byte) error {
 	return os.WriteFile(filepath.Join("/proc/sys", path), value, 0o644)
+}
+
+func (procSysctls) Writable(path string) bool {
+	return unix.Access(filepath.Join("/proc/sys", path), unix.W_OK) == nil
 }

@@ -73,10 +73,9 @@ type Report struct {
 	Gateways int32 `json:"gateways"`
 
 	// Errors tells why configurations could not be programmed, by Gateway in order;
-	// the first 100 of them.
+	// the first 100 of them. Atomic for the reason that Committed is.
 	// +optional
-	// +listType=map
-	// +listMapKey=gateway
+	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=100
 	Errors []GatewayError `json:"errors,omitempty"`
 

@@ -15,7 +15,8 @@ import (
 
 // Pass is one run. full asks it to look at everything again, not only at what
 // changed: the first run, those after a failure and those of the maximum
-// interval. An error is logged by the loop and leads to another run.
+// interval. An error leads to another run; the loop logs it, each one once until a
+// run succeeds again.
 type Pass func(ctx context.Context, full bool) error
 
 // Config says when a Pass runs. The zero value is not useful, start from
@@ -47,7 +48,7 @@ func DefaultConfig() Config {
 // Run runs pass at once, and then on every signal of changed, on failures and at
 // the maximum interval, until ctx ends. It returns after the last run has.
 func Run(ctx context.Context, config Config, changed <-chan struct{}, pass Pass) {
-	l := &loop{config: config, full: true}
+	l := &loop{config: config, full: true, told: map[string]bool{}}
 	for l.wait(ctx, changed) {
 		started := config.Clock.Now()
 		full := l.full
@@ -56,9 +57,25 @@ func Run(ctx context.Context, config Config, changed <-chan struct{}, pass Pass)
 			return // an error now is that of the shutdown
 		}
 		l.done(started, full, err)
-		if err != nil {
-			klog.FromContext(ctx).Error(err, "Pass failed, trying again", "after", l.backoff)
-		}
+		l.tell(klog.FromContext(ctx), err)
+	}
+}
+
+// maxTold bounds the errors that are told: some are never the same twice.
+const maxTold = 20
+
+// tell logs what is new: an outage fails every run.
+func (l *loop) tell(logger klog.Logger, err error) {
+	switch {
+	case err == nil && len(l.told) > 0:
+		logger.Info("Pass succeeded again")
+		clear(l.told)
+	case err == nil:
+	case l.told[err.Error()] || len(l.told) == maxTold:
+		logger.V(4).Info("Pass failed again, trying again", "after", l.backoff, "err", err)
+	default:
+		l.told[err.Error()] = true
+		logger.Error(err, "Pass failed, trying again", "after", l.backoff)
 	}
 }
 
@@ -69,7 +86,8 @@ type loop struct {
 	started time.Time // of the last run
 	fullAt  time.Time // when the next full run is due: interval or retry
 	backoff time.Duration
-	full    bool // the next run is a full one
+	full    bool            // the next run is a full one
+	told    map[string]bool // errors since the last success
 }
 
 // done draws the conclusions of a run.

@@ -3,7 +3,9 @@ package syncloop
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -200,4 +202,23 @@ func TestStopsAfterTheRun(t *testing.T) {
 	}
 	b.finish <- nil
 	<-b.stopped
+}
+
+// TestTellsAnErrorOnce: an outage is one line at its beginning and one at its end.
+func TestTellsAnErrorOnce(t *testing.T) {
+	logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.BufferLogs(true), ktesting.Verbosity(2)))
+	l := &loop{told: map[string]bool{}}
+	refused, timeout := errors.New("refused"), errors.New("timeout")
+	for _, err := range []error{nil, refused, refused, timeout, refused, timeout, nil, nil, refused} {
+		l.tell(logger, err)
+	}
+	for i := range 100 {
+		l.tell(logger, fmt.Errorf("port %d", i))
+	}
+	buffer := logger.GetSink().(ktesting.Underlier).GetBuffer().String()
+	for text, want := range map[string]int{`err="refused"`: 2, `err="timeout"`: 1, "succeeded again": 1, "err=\"port ": maxTold - 1} {
+		if got := strings.Count(buffer, text); got != want {
+			t.Errorf("%s: %d times, want %d:\n%s", text, got, want, buffer)
+		}
+	}
 }

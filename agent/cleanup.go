@@ -1,0 +1,61 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
+	"github.com/portway-dev/portway/cluster"
+)
+
+// cleanUp removes what is ours from the kernel, and then what says in the cluster
+// that it is there. Without a cluster there is only the kernel.
+func cleanUp(ctx context.Context, o Options, env environment) error {
+	kernel, err := env.open(o.Backend, uint32(o.CTMark))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(kernel.Cleanup(ctx), kernel.Close()); err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	logger := klog.FromContext(ctx)
+	logger.Info("Removed everything of this program from the kernel")
+	if len(o.Manifests) > 0 {
+		return nil
+	}
+	lease := cluster.AgentLeasePrefix + o.NodeName
+	api, err := env.connect(o.Kubeconfig, o.Version)
+	switch {
+	case errors.Is(err, cluster.ErrNoCluster):
+		return nil
+	case err == nil:
+		err = retract(ctx, api.Clients, o.NodeName, o.Namespace, lease)
+	}
+	if err != nil {
+		return fmt.Errorf("the kernel is clean, but NodeReport %[1]s and Lease %[2]s/%[3]s may still say that its rules stand: %[4]w; "+
+			"remove them: kubectl delete --ignore-not-found nodereports.portway.dev %[1]s; kubectl --namespace %[2]s delete --ignore-not-found lease %[3]s",
+			o.NodeName, o.Namespace, lease, err)
+	}
+	logger.Info("Removed what this node said in the cluster", "nodeReport", o.NodeName, "lease", klog.KRef(o.Namespace, lease))
+	return nil
+}
+
+// retract removes a node's NodeReport and its Lease.
+func retract(ctx context.Context, clients cluster.Clients, node, namespace, lease string) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	reports := clients.Metadata.Resource(v1alpha1.GroupVersion.WithResource("nodereports"))
+	if err := reports.Delete(ctx, node, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
+	err := clients.Core.CoordinationV1().Leases(namespace).Delete(ctx, lease, metav1.DeleteOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
