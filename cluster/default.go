@@ -131,6 +131,9 @@ func defaultService(s *corev1.Service) {
 	if s.Spec.SessionAffinity == "" {
 		s.Spec.SessionAffinity = corev1.ServiceAffinityNone
 	}
+	if s.Spec.ExternalTrafficPolicy == "" && externallyAccessible(s) {
+		s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
+	}
 	for i := range s.Spec.Ports {
 		p := &s.Spec.Ports[i]
 		if p.Protocol == "" {
@@ -139,6 +142,17 @@ func defaultService(s *corev1.Service) {
 		if p.TargetPort == (intstr.IntOrString{}) || p.TargetPort == intstr.FromString("") {
 			p.TargetPort = intstr.FromInt32(p.Port)
 		}
+	}
+}
+
+// externallyAccessible reports whether a Service has a way in from outside, which
+// is where an externalTrafficPolicy belongs.
+func externallyAccessible(s *corev1.Service) bool {
+	switch s.Spec.Type {
+	case corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
+		return true
+	default:
+		return s.Spec.Type == corev1.ServiceTypeClusterIP && len(s.Spec.ExternalIPs) > 0
 	}
 }
 

@@ -10,8 +10,6 @@ import (
 	gatewayv1alpha2 "sigs.k8s.io/gateway-api/apis/v1alpha2"
 	gatewayv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 	"sigs.k8s.io/gateway-api/pkg/consts"
-
-	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 // The functions of this file make objects as small as what is made of them.
@@ -116,21 +114,11 @@ func (t trimmer) udpRoute(r *gatewayv1.UDPRoute) Object {
 }
 
 func (t trimmer) tcpRouteV1alpha2(r *gatewayv1alpha2.TCPRoute) Object {
-	route := &gatewayv1.TCPRoute{ObjectMeta: r.ObjectMeta, Status: gatewayv1.TCPRouteStatus(r.Status)}
-	route.Spec.CommonRouteSpec = r.Spec.CommonRouteSpec
-	for _, rule := range r.Spec.Rules {
-		route.Spec.Rules = append(route.Spec.Rules, gatewayv1.TCPRouteRule(rule))
-	}
-	return t.tcpRoute(route)
+	return t.tcpRoute(TCPRouteFromV1alpha2(r))
 }
 
 func (t trimmer) udpRouteV1alpha2(r *gatewayv1alpha2.UDPRoute) Object {
-	route := &gatewayv1.UDPRoute{ObjectMeta: r.ObjectMeta, Status: gatewayv1.UDPRouteStatus(r.Status)}
-	route.Spec.CommonRouteSpec = r.Spec.CommonRouteSpec
-	for _, rule := range r.Spec.Rules {
-		route.Spec.Rules = append(route.Spec.Rules, gatewayv1.UDPRouteRule(rule))
-	}
-	return t.udpRoute(route)
+	return t.udpRoute(UDPRouteFromV1alpha2(r))
 }
 
 func (t trimmer) referenceGrant(g *gatewayv1.ReferenceGrant) Object {
@@ -156,7 +144,10 @@ func (trimmer) service(s *corev1.Service) Object {
 	for _, p := range s.Spec.Ports {
 		ports = append(ports, corev1.ServicePort{Name: p.Name, Protocol: p.Protocol, Port: p.Port})
 	}
-	s.Spec = corev1.ServiceSpec{Type: s.Spec.Type, Ports: ports}
+	s.Spec = corev1.ServiceSpec{
+		Type: s.Spec.Type, Ports: ports,
+		SessionAffinity: s.Spec.SessionAffinity, ExternalTrafficPolicy: s.Spec.ExternalTrafficPolicy,
+	}
 	s.Status = corev1.ServiceStatus{}
 	return s
 }
@@ -172,7 +163,7 @@ func (trimmer) endpointSlice(s *discoveryv1.EndpointSlice) Object {
 	reduce(s, labels)
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
-		kept := discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName}
+		kept := discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName, Hints: e.Hints}
 		if len(e.Addresses) > 0 {
 			kept.Addresses = e.Addresses[:1:1]
 		}
@@ -198,11 +189,6 @@ func (trimmer) node(n *corev1.Node) Object {
 	n.Spec = corev1.NodeSpec{Unschedulable: n.Spec.Unschedulable}
 	n.Status = status
 	return n
-}
-
-func (trimmer) nodeReport(r *v1alpha1.NodeReport) Object {
-	clean(r)
-	return r
 }
 
 func (trimmer) lease(l *coordinationv1.Lease) Object {

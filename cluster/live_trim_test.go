@@ -68,12 +68,29 @@ func TestTrimSizes(t *testing.T) {
 			}},
 			agent: 300, controller: 300, keepsInTheFirst: `"port":80`, notEvenInTheSecond: "10.96.0.1",
 		},
+		"Service with policies": {
+			object: &corev1.Service{ObjectMeta: big("s"), Spec: corev1.ServiceSpec{
+				Type: corev1.ServiceTypeNodePort, SessionAffinity: corev1.ServiceAffinityClientIP,
+				SessionAffinityConfig: &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr.To[int32](10800)}},
+				ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal, InternalTrafficPolicy: ptr.To(corev1.ServiceInternalTrafficPolicyCluster),
+			}},
+			agent: 350, controller: 350, notEvenInTheSecond: "10800",
+			keepsInTheFirst: `"spec":{"type":"NodePort","sessionAffinity":"ClientIP","externalTrafficPolicy":"Local"}`,
+		},
 		"EndpointSlice": {
 			object: &discoveryv1.EndpointSlice{ObjectMeta: big("e"), Endpoints: []discoveryv1.Endpoint{{
 				Addresses: []string{"10.0.0.1", "10.0.0.2"}, NodeName: ptr.To("n1"), Zone: ptr.To("zone-a"),
 				TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: "p", Namespace: "default", UID: "uid-of-the-pod"},
 			}}},
 			agent: 450, controller: 450, keepsInTheFirst: `"nodeName":"n1"`, notEvenInTheSecond: "zone-a",
+		},
+		"EndpointSlice with hints": {
+			object: &discoveryv1.EndpointSlice{ObjectMeta: big("e"), Endpoints: []discoveryv1.Endpoint{{
+				Addresses: []string{"10.0.0.1"}, Hostname: ptr.To("web-0"), Zone: ptr.To("zone-a"),
+				Hints: &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: "zone-b"}}, ForNodes: []discoveryv1.ForNode{{Name: "n2"}}},
+			}}},
+			agent: 450, controller: 450, notEvenInTheSecond: "zone-a",
+			keepsInTheFirst: `"hints":{"forZones":[{"name":"zone-b"}],"forNodes":[{"name":"n2"}]}`,
 		},
 		"Node": {
 			object: &corev1.Node{ObjectMeta: big("n1"), Status: corev1.NodeStatus{

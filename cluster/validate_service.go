@@ -16,6 +16,8 @@ const (
 	maxSliceEndpoints   = 1000
 	maxSlicePorts       = 20_000
 	maxEndpointAddrs    = 100
+	maxHints            = 8
+	maxAffinitySeconds  = 86400 // k8s.io/api/core/v1 ClientIPConfig.timeoutSeconds
 	endpointAddressCure = "must be an %s address, as addressType says"
 )
 
@@ -32,6 +34,7 @@ func validateService(s *corev1.Service) field.ErrorList {
 			c.invalid(spec.Child("clusterIP"), ip, "must be an IP address or None")
 		}
 	}
+	c.servicePolicies(s)
 	ports := spec.Child("ports")
 	if len(s.Spec.Ports) == 0 && !headless && s.Spec.Type != corev1.ServiceTypeExternalName {
 		c.add(field.Required(ports, "give at least one port"))
@@ -53,6 +56,27 @@ func validateService(s *corev1.Service) field.ErrorList {
 		}
 	}
 	return c.errs
+}
+
+// servicePolicies checks how a Service wants its traffic distributed.
+func (c *checker) servicePolicies(s *corev1.Service) {
+	oneOf(c, spec.Child("sessionAffinity"), s.Spec.SessionAffinity, corev1.ServiceAffinityNone, corev1.ServiceAffinityClientIP)
+	if config := s.Spec.SessionAffinityConfig; config != nil && config.ClientIP != nil && s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
+		if seconds := config.ClientIP.TimeoutSeconds; seconds != nil && (*seconds < 1 || *seconds > maxAffinitySeconds) {
+			c.invalid(spec.Child("sessionAffinityConfig", "clientIP", "timeoutSeconds"), *seconds, "must be 1 to %d", maxAffinitySeconds)
+		}
+	}
+	external := spec.Child("externalTrafficPolicy")
+	switch policy := s.Spec.ExternalTrafficPolicy; {
+	case policy == "":
+	case !externallyAccessible(s):
+		c.invalid(external, policy, "is for Services of type NodePort or LoadBalancer; set spec.type to one of them (the Gateway needs neither the node port nor the load balancer), or remove it")
+	default:
+		oneOf(c, external, policy, corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal)
+	}
+	if policy := s.Spec.InternalTrafficPolicy; policy != nil {
+		oneOf(c, spec.Child("internalTrafficPolicy"), *policy, corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)
+	}
 }
 
 func (c *checker) servicePort(path *field.Path, p corev1.ServicePort, several bool) {
@@ -104,6 +128,7 @@ func validateEndpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
 		if e.NodeName != nil {
 			c.subdomain(path.Child("nodeName"), *e.NodeName)
 		}
+		c.hints(path.Child("hints"), e.Hints)
 	}
 	c.slicePorts(field.NewPath("ports"), s.Ports)
 	return c.errs
@@ -126,6 +151,22 @@ func (c *checker) endpointAddress(path *field.Path, family discoveryv1.AddressTy
 		}
 	case discoveryv1.AddressTypeFQDN:
 		c.errs = append(c.errs, validation.IsFullyQualifiedDomainName(path, address)...)
+	}
+}
+
+func (c *checker) hints(path *field.Path, hints *discoveryv1.EndpointHints) {
+	if hints == nil {
+		return
+	}
+	const cure = "remove the others"
+	zones, nodes := path.Child("forZones"), path.Child("forNodes")
+	c.tooMany(zones, len(hints.ForZones), maxHints, cure)
+	for i, zone := range hints.ForZones {
+		c.texts(zones.Index(i).Child("name"), zone.Name, validation.IsValidLabelValue(zone.Name))
+	}
+	c.tooMany(nodes, len(hints.ForNodes), maxHints, cure)
+	for i, node := range hints.ForNodes {
+		c.subdomain(nodes.Index(i).Child("name"), node.Name)
 	}
 }
 

@@ -70,6 +70,8 @@ func (b backendResolver) backend(route RouteKey, at backendRefPosition, ref *gat
 	switch {
 	case port != nil:
 		backend.PortName = port.Name
+		backend.LocalOnly = service.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+		backend.ClientAffinity = service.Spec.SessionAffinity == corev1.ServiceAffinityClientIP
 		return backend, fault{}
 	case numberExists:
 		return backend, servicePortProtocolDiffers(at, route.Kind, backend)

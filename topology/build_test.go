@@ -38,7 +38,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 func decideAll(t *testing.T, s Snapshot, config testConfig) string {
 	t.Helper()
 	graph := Build(s, config.config())
-	rendered := renderOutcome(t, graph, graph.Statuses(config.reports(graph)))
+	rendered := renderOutcome(t, graph, graph.Statuses(config.reports(graph)), config)
 	for _, key := range sortedKeys(graph.Gateways) {
 		rendered += fmt.Sprintf("%s %s\n", key, graph.Gateways[key].Digest)
 	}

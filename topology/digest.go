@@ -21,7 +21,8 @@ const digestBytes = 9
 
 // digest hashes everything the programming of a node follows from, but for
 // endpoints and node addresses: assigned addresses, valid listeners, winners,
-// their backendRefs. The encoding is canonical: numbers are varints, strings
+// their backendRefs with the policies of their Services, whose edits move no
+// generation of a Gateway or route. The encoding is canonical: numbers are varints, strings
 // and lists carry their length, listeners are sorted by protocol and port
 // (unique among the valid ones), so that reordering a spec moves nothing.
 func (g *Gateway) digest() string {
@@ -111,5 +112,7 @@ func (e *digestEncoder) route(r *Route) {
 		e.string(backend.PortName)
 		e.number(uint64(uint32(backend.Weight)))
 		e.bool(backend.Valid)
+		e.bool(backend.LocalOnly)
+		e.bool(backend.ClientAffinity)
 	}
 }

@@ -70,9 +70,9 @@ func digestRefs(s Snapshot, route string) []gatewayv1.BackendRef {
 	return s.TCPRoutes[inDefault(route)].Spec.Rules[0].BackendRefs
 }
 
-func digestPorts(s Snapshot) []corev1.ServicePort {
-	return s.Services[inDefault("app")].Spec.Ports
-}
+func digestService(s Snapshot) *corev1.ServiceSpec { return &s.Services[inDefault("app")].Spec }
+
+func digestPorts(s Snapshot) []corev1.ServicePort { return digestService(s).Ports }
 
 func digestAssign(s Snapshot, nodeMode bool, addrs ...string) {
 	assignment := Assignment{NodeMode: nodeMode}
@@ -115,6 +115,29 @@ var digestTests = []struct {
 	{"service port name", nil, func(s Snapshot) { digestPorts(s)[0].Name = "web" }, true},
 	{"service port order", nil, func(s Snapshot) { slices.Reverse(digestPorts(s)) }, false},
 	{"target port", nil, func(s Snapshot) { digestPorts(s)[0].TargetPort.IntVal = 8080 }, false},
+	{"service session affinity", nil, func(s Snapshot) { digestService(s).SessionAffinity = corev1.ServiceAffinityClientIP }, true},
+	{"service session affinity by default", nil, func(s Snapshot) { digestService(s).SessionAffinity = corev1.ServiceAffinityNone }, false},
+	{"service session affinity timeout", nil, func(s Snapshot) {
+		digestService(s).SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr.To[int32](9)}}
+	}, false},
+	{"service external traffic policy", nil, func(s Snapshot) {
+		digestService(s).ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	}, true},
+	{"service external traffic policy by default", nil, func(s Snapshot) {
+		digestService(s).ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
+	}, false},
+	{"service internal traffic policy", nil, func(s Snapshot) {
+		digestService(s).InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyLocal)
+	}, false},
+	{"service traffic distribution", nil, func(s Snapshot) {
+		digestService(s).TrafficDistribution = ptr.To(corev1.ServiceTrafficDistributionPreferSameZone)
+	}, false},
+	{"policies of one service are not each other's", func(s Snapshot) {
+		digestService(s).SessionAffinity = corev1.ServiceAffinityClientIP
+	}, func(s Snapshot) {
+		digestService(s).SessionAffinity = corev1.ServiceAffinityNone
+		digestService(s).ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	}, true},
 	{"generation", nil, func(s Snapshot) { s.Gateways[digestKey].Generation++ }, false},
 	{"status", nil, func(s Snapshot) {
 		s.Gateways[digestKey].Status.Addresses = []gatewayv1.GatewayStatusAddress{{Value: "192.0.2.1"}}
@@ -163,7 +186,7 @@ func TestDigestMoves(t *testing.T) {
 func TestDigestEncodingIsStable(t *testing.T) {
 	snapshot, config := readManifest(t, digestManifest)
 	got := Build(snapshot, config.config()).Gateways[digestKey].Digest
-	if want := "1:VpKTIcpIHN1v"; got != want {
+	if want := "1:TbGN5QrtbBbW"; got != want {
 		t.Errorf("digest %s, want %s", got, want)
 	}
 }

@@ -39,8 +39,21 @@ type portKey struct {
 // them. One Service port's endpoints are one slice, shared by all who use it.
 type serviceEndpoints struct {
 	slices   []*discoveryv1.EndpointSlice
-	ports    map[portKey]*[2][]rules.Endpoint
+	ports    map[usedPort]*[2]portEndpoints
 	warnings []string
+}
+
+// usedPort is a Service port together with the policy it is used with.
+type usedPort struct {
+	portKey
+	localOnly bool
+}
+
+// portEndpoints are the endpoints of one Service port and family, as a
+// rules.Backend has them.
+type portEndpoints struct {
+	endpoints []rules.Endpoint
+	draining  []netip.AddrPort
 }
 
 // newServiceEndpoints takes the slices in the order of their names, so that the
@@ -48,46 +61,37 @@ type serviceEndpoints struct {
 func newServiceEndpoints(given []*discoveryv1.EndpointSlice) *serviceEndpoints {
 	sorted := slices.Clone(given)
 	slices.SortFunc(sorted, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
-	return &serviceEndpoints{slices: sorted, ports: map[portKey]*[2][]rules.Endpoint{}}
+	return &serviceEndpoints{slices: sorted, ports: map[usedPort]*[2]portEndpoints{}}
 }
 
 // endpoints returns the endpoints of one Service port per family, in the order of
 // their addresses.
-//
-// As kube-proxy does: ready endpoints; where a family has none, those that are
-// terminating but still serving. An address that occurs in several slices, as it
-// does while the control plane moves it between them, counts once.
-func (s *serviceEndpoints) endpoints(node Node, port portKey) *[2][]rules.Endpoint {
+func (s *serviceEndpoints) endpoints(node Node, port usedPort) *[2]portEndpoints {
 	if known := s.ports[port]; known != nil {
 		return known
 	}
-	var ready, leaving pool
+	var found [2][]candidate
 	for _, slice := range s.slices {
 		if slice.AddressType == discoveryv1.AddressTypeFQDN {
 			s.warn(slice, "addressType FQDN is not supported; list IP addresses")
 			continue
 		}
-		number, found := targetPort(slice, port)
+		number, offered := targetPort(slice, port.portKey)
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
 			addr, reason := endpointAddress(slice, e)
 			switch {
 			case reason != "":
 				s.warn(slice, "endpoints[%d] left out: %s", i, reason)
-			case !found:
-			case ptr.Deref(e.Conditions.Ready, true):
-				ready.add(node, e, netip.AddrPortFrom(addr, number))
-			case ptr.Deref(e.Conditions.Serving, false) && ptr.Deref(e.Conditions.Terminating, false):
-				leaving.add(node, e, netip.AddrPortFrom(addr, number))
+			case offered:
+				family := familyOf(addr)
+				found[family] = append(found[family], newCandidate(node, e, netip.AddrPortFrom(addr, number)))
 			}
 		}
 	}
-	result := new([2][]rules.Endpoint)
+	result := new([2]portEndpoints)
 	for i := range result {
-		if len(ready[i]) == 0 {
-			ready[i] = leaving[i]
-		}
-		result[i] = sortedEndpoints(ready[i])
+		result[i] = choose(merge(found[i]), port.localOnly)
 	}
 	s.ports[port] = result
 	return result
@@ -151,34 +155,4 @@ func endpointAddress(slice *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint) 
 		return netip.Addr{}, fmt.Sprintf("%s is a multicast or broadcast address", addr)
 	}
 	return addr, ""
-}
-
-// pool collects endpoints per family.
-type pool [2]map[netip.AddrPort]rules.Endpoint
-
-// add adds an endpoint unless its address is there already; the first slice by
-// name gives the name, any of them can tell that it is local.
-func (p *pool) add(node Node, e *discoveryv1.Endpoint, addr netip.AddrPort) {
-	endpoints := &p[familyOf(addr.Addr())]
-	endpoint, known := (*endpoints)[addr]
-	if !known {
-		endpoint = rules.Endpoint{Addr: addr}
-		if e.TargetRef != nil && e.TargetRef.Kind == "Pod" {
-			endpoint.Name = e.TargetRef.Name
-		}
-	}
-	endpoint.Local = endpoint.Local || (node.Name != "" && ptr.Deref(e.NodeName, "") == node.Name) || slices.Contains(node.Addresses, addr.Addr())
-	if *endpoints == nil {
-		*endpoints = map[netip.AddrPort]rules.Endpoint{}
-	}
-	(*endpoints)[addr] = endpoint
-}
-
-func sortedEndpoints(unsorted map[netip.AddrPort]rules.Endpoint) []rules.Endpoint {
-	endpoints := make([]rules.Endpoint, 0, len(unsorted))
-	for _, e := range unsorted {
-		endpoints = append(endpoints, e)
-	}
-	slices.SortFunc(endpoints, func(a, b rules.Endpoint) int { return a.Addr.Compare(b.Addr) })
-	return endpoints
 }

@@ -131,7 +131,7 @@ func TestEndpoints(t *testing.T) {
 		{
 			"terminating while another is ready",
 			[]*discoveryv1.EndpointSlice{with(slice("a", 80, "10.0.0.1"), conditions(no, yes, yes)), with(slice("b", 80, "10.0.0.2"), conditions(yes, yes, no))},
-			[]string{"10.0.0.2:80"},
+			[]string{"10.0.0.2:80", "10.0.0.1:80 draining"},
 			nil,
 		},
 		{
@@ -168,8 +168,8 @@ func TestEndpoints(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newServiceEndpoints(tt.slices)
 			var got []string
-			for _, endpoints := range s.endpoints(node, portKey{"p", rules.TCP}) {
-				for _, e := range endpoints {
+			for _, port := range s.endpoints(node, usedPort{portKey: portKey{"p", rules.TCP}}) {
+				for _, e := range port.endpoints {
 					text := e.Addr.String()
 					if e.Name != "" {
 						text += " " + e.Name
@@ -179,8 +179,11 @@ func TestEndpoints(t *testing.T) {
 					}
 					got = append(got, text)
 				}
+				for _, addr := range port.draining {
+					got = append(got, addr.String()+" draining")
+				}
 			}
-			s.endpoints(node, portKey{"other", rules.UDP}) // must not repeat the warnings
+			s.endpoints(node, usedPort{portKey: portKey{"other", rules.UDP}}) // must not repeat the warnings
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("endpoints (-want +got):\n%s", diff)
 			}
@@ -198,6 +201,6 @@ func BenchmarkEndpoints(b *testing.B) {
 	}
 	given := []*discoveryv1.EndpointSlice{slice("a", 80, addresses...)}
 	for b.Loop() {
-		newServiceEndpoints(given).endpoints(Node{}, portKey{"p", rules.TCP})
+		newServiceEndpoints(given).endpoints(Node{}, usedPort{portKey: portKey{"p", rules.TCP}})
 	}
 }

@@ -199,10 +199,7 @@ func (f *Forwarder) addresses(g *Gateway) []netip.Addr {
 }
 
 func (f *Forwarder) frontend(l *Listener, protocol rules.Protocol, family family) *rules.Frontend {
-	frontend := &rules.Frontend{Owner: ownerOf(l)}
-	if protocol == rules.UDP {
-		frontend.Select = rules.FlowHash
-	}
+	frontend := &rules.Frontend{Owner: ownerOf(l), Select: selectionOf(l, protocol)}
 	if l.Winner == nil {
 		return frontend
 	}
@@ -210,11 +207,26 @@ func (f *Forwarder) frontend(l *Listener, protocol rules.Protocol, family family
 	for _, ref := range l.Winner.Backends {
 		backend := rules.Backend{Ref: ref.Service.String(), Weight: uint32(ref.Weight)}
 		if s := f.services[ref.Service]; s != nil && ref.Valid {
-			backend.Endpoints = s.endpoints(f.node, portKey{ref.PortName, protocol})[family]
+			port := s.endpoints(f.node, usedPort{portKey{ref.PortName, protocol}, ref.LocalOnly})[family]
+			backend.Endpoints, backend.Draining = port.endpoints, port.draining
 		}
 		frontend.Backends = append(frontend.Backends, backend)
 	}
 	return frontend
+}
+
+// selectionOf says how a listener's new flows pick their endpoint. One Service with
+// sessionAffinity ClientIP that gets flows makes the whole listener go by client:
+// a client whose backendRef were drawn anew each time would not stay anywhere.
+func selectionOf(l *Listener, protocol rules.Protocol) rules.Selection {
+	switch {
+	case l.Winner != nil && slices.ContainsFunc(l.Winner.Backends, func(r BackendRef) bool { return r.Valid && r.ClientAffinity && r.Weight > 0 }):
+		return rules.ClientHash
+	case protocol == rules.UDP:
+		return rules.FlowHash
+	default:
+		return rules.Random
+	}
 }
 
 func ownerOf(l *Listener) rules.Owner {
@@ -230,7 +242,7 @@ func ownerOf(l *Listener) rules.Owner {
 
 func sameFrontend(a, b *rules.Frontend) bool {
 	return a.Owner == b.Owner && a.Select == b.Select && slices.EqualFunc(a.Backends, b.Backends, func(x, y rules.Backend) bool {
-		return x.Ref == y.Ref && x.Weight == y.Weight && slices.Equal(x.Endpoints, y.Endpoints)
+		return x.Ref == y.Ref && x.Weight == y.Weight && slices.Equal(x.Endpoints, y.Endpoints) && slices.Equal(x.Draining, y.Draining)
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -90,6 +91,147 @@ func TestForwarderEndpointChangeRenewsOnlyItsFrontends(t *testing.T) {
 	if got := rules.Changes(after, f.State()); len(got) != 0 {
 		t.Errorf("the same decision again changed %v", got)
 	}
+}
+
+// TestForwarderDrainingIsAChange: repair of UDP flows reads Draining, so a Frontend
+// is new when nothing else of it changed.
+func TestForwarderDrainingIsAChange(t *testing.T) {
+	f := forwarderOf(graphOf(2))
+	for step, tt := range []struct {
+		endpoints []string
+		draining  string
+		changed   bool
+	}{
+		{[]string{"ready"}, "", true},
+		{[]string{"ready", "not-ready terminating"}, "10.0.0.2:80", true},
+		{[]string{"ready", "not-ready"}, "10.0.0.2:80", false},
+		{[]string{"ready", "gone"}, "", true},
+	} {
+		before := f.State()
+		f.SetEndpointSlices(named("s0"), []*discoveryv1.EndpointSlice{described("a", tt.endpoints...)})
+		changes := rules.Changes(before, f.State())
+		if (len(changes) == 1) != tt.changed || len(changes) > 1 {
+			t.Errorf("step %d: changes %v", step, changes)
+		}
+		backend := f.State().Frontend(frontendKey(nodeV4, 8000)).Backends[0]
+		if got := strings.Trim(fmt.Sprint(backend.Draining), "[]"); got != tt.draining || len(backend.Endpoints) != 1 {
+			t.Errorf("step %d: draining %q, want %q; endpoints %v", step, got, tt.draining, backend.Endpoints)
+		}
+	}
+}
+
+func TestForwarderSelects(t *testing.T) {
+	affine := BackendRef{Service: named("s0"), PortName: "p", Weight: 1, Valid: true, ClientAffinity: true}
+	plain := BackendRef{Service: named("s1"), PortName: "p", Weight: 1, Valid: true}
+	changed := func(change func(*BackendRef)) BackendRef {
+		ref := affine
+		change(&ref)
+		return ref
+	}
+	tests := []struct {
+		name     string
+		refs     []BackendRef
+		tcp, udp rules.Selection
+	}{
+		{"no backendRef", nil, rules.Random, rules.FlowHash},
+		{"no affinity", []BackendRef{plain}, rules.Random, rules.FlowHash},
+		{"affinity", []BackendRef{affine}, rules.ClientHash, rules.ClientHash},
+		{"affinity of one of two", []BackendRef{plain, affine}, rules.ClientHash, rules.ClientHash},
+		{"affinity where no flow goes", []BackendRef{plain, changed(func(r *BackendRef) { r.Weight = 0 })}, rules.Random, rules.FlowHash},
+		{"affinity of an invalid reference", []BackendRef{plain, changed(func(r *BackendRef) { r.Valid = false })}, rules.Random, rules.FlowHash},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			state := forwarderOf(graphOf(2, func(g *Gateway) {
+				for _, l := range g.Listeners {
+					l.Winner.Backends = tt.refs
+				}
+				g.Listeners[1].Protocol = gatewayv1.UDPProtocolType
+			})).State()
+			tcp, udp := state.Frontend(frontendKey(nodeV4, 8000)), state.Frontend(rules.FrontendKey{Addr: nodeV4, Protocol: rules.UDP, Port: 8001})
+			if tcp.Select != tt.tcp || udp.Select != tt.udp {
+				t.Errorf("TCP %v, want %v; UDP %v, want %v", tcp.Select, tt.tcp, udp.Select, tt.udp)
+			}
+		})
+	}
+}
+
+// TestForwarderFollowsPolicies: an edit of a Service comes as a new Graph, without
+// new EndpointSlices.
+func TestForwarderFollowsPolicies(t *testing.T) {
+	policies := func(localOnly, affinity bool) *Graph {
+		return graphOf(2, func(g *Gateway) {
+			ref := &g.Listeners[0].Winner.Backends[0]
+			ref.LocalOnly, ref.ClientAffinity = localOnly, affinity
+		})
+	}
+	f := forwarderOf(policies(false, false))
+	for i := range 2 {
+		f.SetEndpointSlices(named(fmt.Sprintf("s%d", i)), []*discoveryv1.EndpointSlice{described("a", "ready node=n1", "ready node=n2")})
+	}
+	v4, v6 := frontendKey(nodeV4, 8000), frontendKey(nodeV6, 8000)
+	for step, tt := range []struct {
+		localOnly, affinity bool
+		renewed             []rules.FrontendKey
+	}{
+		{true, false, []rules.FrontendKey{v4}},
+		{true, true, []rules.FrontendKey{v4, v6}},
+		{true, true, nil},
+		{false, true, []rules.FrontendKey{v4}},
+		{false, false, []rules.FrontendKey{v4, v6}},
+	} {
+		before := f.State()
+		f.SetGraph(policies(tt.localOnly, tt.affinity))
+		if diff := cmp.Diff(tt.renewed, changedKeys(before, f.State()), plain); diff != "" {
+			t.Errorf("step %d: renewed (-want +got):\n%s", step, diff)
+		}
+		backend := f.State().Frontend(v4).Backends[0]
+		if local := len(backend.Endpoints) == 1 && len(backend.Draining) == 1; local != tt.localOnly {
+			t.Errorf("step %d: endpoints %v, draining %v", step, backend.Endpoints, backend.Draining)
+		}
+	}
+}
+
+// TestForwarderFollowsTheZone: another zone of the node renews the Frontends whose
+// Service has hints, and no others.
+func TestForwarderFollowsTheZone(t *testing.T) {
+	f := forwarderOf(graphOf(3))
+	f.SetEndpointSlices(named("s0"), []*discoveryv1.EndpointSlice{described("a", "ready zones=z1", "ready zones=z2")})
+	f.SetEndpointSlices(named("s1"), []*discoveryv1.EndpointSlice{described("a", "ready", "ready")})
+	f.SetEndpointSlices(named("s2"), []*discoveryv1.EndpointSlice{described("a", "ready zones=z1,z2", "ready zones=z2,z1")})
+	v4 := frontendKey(nodeV4, 8000)
+	for _, tt := range []struct {
+		zone, want string
+		renewed    []rules.FrontendKey
+	}{
+		{"z1", "10.0.0.1:80", []rules.FrontendKey{v4}},
+		{"z2", "10.0.0.2:80", []rules.FrontendKey{v4}},
+		{"z2", "10.0.0.2:80", nil},
+		{"z3", "10.0.0.1:80 10.0.0.2:80", []rules.FrontendKey{v4}},
+		{"", "10.0.0.1:80 10.0.0.2:80", nil},
+	} {
+		before, node := f.State(), f.node
+		node.Zone = tt.zone
+		f.SetNode(node)
+		if diff := cmp.Diff(tt.renewed, changedKeys(before, f.State()), plain); diff != "" {
+			t.Errorf("zone %q: renewed (-want +got):\n%s", tt.zone, diff)
+		}
+		var got []string
+		for _, e := range f.State().Frontend(v4).Backends[0].Endpoints {
+			got = append(got, e.Addr.String())
+		}
+		if strings.Join(got, " ") != tt.want {
+			t.Errorf("zone %q: %v, want %s", tt.zone, got, tt.want)
+		}
+	}
+}
+
+func changedKeys(from, to *rules.State) []rules.FrontendKey {
+	var keys []rules.FrontendKey
+	for _, change := range rules.Changes(from, to) {
+		keys = append(keys, change.Key)
+	}
+	return keys
 }
 
 func TestForwarderRefusesInTheFamilyWithoutEndpoints(t *testing.T) {
@@ -184,17 +326,23 @@ func TestForwarderEndsWhereAFreshOneEnds(t *testing.T) {
 					l.Valid = r.IntN(5) > 0
 					l.Winner.Backends[0].Weight = int32(r.IntN(3))
 					l.Winner.Backends[0].Service = named(fmt.Sprintf("s%d", r.IntN(6)))
+					l.Winner.Backends[0].LocalOnly = r.IntN(3) == 0
+					l.Winner.Backends[0].ClientAffinity = r.IntN(3) == 0
 				}
 			})
 			f.SetGraph(graph)
 		case 1:
-			node = Node{Name: fmt.Sprintf("n%d", r.IntN(2)), Addresses: []netip.Addr{nodeV4, nodeV6}[:1+r.IntN(2)]}
+			node = Node{Name: fmt.Sprintf("n%d", r.IntN(2)), Zone: fmt.Sprintf("z%d", r.IntN(3)), Addresses: []netip.Addr{nodeV4, nodeV6}[:1+r.IntN(2)]}
 			f.SetNode(node)
 		default:
 			name := named(fmt.Sprintf("s%d", r.IntN(6)))
 			var given []*discoveryv1.EndpointSlice
 			for i := range r.IntN(3) {
 				given = append(given, slice(fmt.Sprint(i), 80, fmt.Sprintf("10.0.0.%d", 1+r.IntN(5)), "127.0.0.1"))
+			}
+			if r.IntN(2) == 0 {
+				states := []string{"ready", "ready zones=z1", "ready zones=z2 node=n1", "not-ready terminating node=n0", "gone"}
+				given = append(given, described("described", states[r.IntN(5)], states[r.IntN(5)], states[r.IntN(5)]))
 			}
 			services[name] = given
 			f.SetEndpointSlices(name, given)

@@ -133,6 +133,8 @@ func (c *choices) snapshot() Snapshot {
 
 		service := &corev1.Service{ObjectMeta: c.meta("v1", "v2")}
 		service.Spec.Type = pick(c, corev1.ServiceTypeClusterIP, corev1.ServiceTypeClusterIP, corev1.ServiceTypeExternalName)
+		service.Spec.SessionAffinity = pick[corev1.ServiceAffinity](c, "", "None", "ClientIP", "Nobody")
+		service.Spec.ExternalTrafficPolicy = pick[corev1.ServiceExternalTrafficPolicy](c, "", "Cluster", "Local")
 		service.Spec.Ports = []corev1.ServicePort{{Name: "p", Port: 80, Protocol: pick[corev1.Protocol](c, "", "TCP", "UDP")}, {Name: "q", Port: 80, Protocol: "UDP"}}
 		putObject(s.Services, service)
 	}

@@ -12,12 +12,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/rules"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/*.out.yaml")
 
-// TestGolden decides every testdata/*.in.yaml and compares statuses, winners and
-// backends with its *.out.yaml.
+// TestGolden decides every testdata/*.in.yaml and compares statuses, winners,
+// backends and the forwarding of the nodes it names with its *.out.yaml.
 func TestGolden(t *testing.T) {
 	for _, name := range goldenNames(t) {
 		t.Run(name, func(t *testing.T) {
@@ -26,7 +28,7 @@ func TestGolden(t *testing.T) {
 			statuses := graph.Statuses(config.reports(graph))
 			checkInvariants(t, graph, statuses)
 
-			got := renderOutcome(t, graph, statuses)
+			got := renderOutcome(t, graph, statuses, config)
 			if *update {
 				if err := os.WriteFile(filepath.Join("testdata", name+".out.yaml"), []byte(got), 0o644); err != nil {
 					t.Fatal(err)
@@ -68,6 +70,12 @@ type goldenOutcome struct {
 	Gateways       map[string]goldenGateway                `json:"gateways,omitempty"`
 	ListenerSets   map[string]gatewayv1.ListenerSetStatus  `json:"listenerSets,omitempty"`
 	Routes         map[string]goldenRoute                  `json:"routes,omitempty"`
+	Forwarding     map[string]map[string]goldenFrontend    `json:"forwarding,omitempty"`
+}
+
+type goldenFrontend struct {
+	Select   string   `json:"select"`
+	Backends []string `json:"backends"`
 }
 
 type goldenGateway struct {
@@ -83,13 +91,14 @@ type goldenRoute struct {
 
 // renderOutcome renders what was decided, each condition as one line: type,
 // status, reason, message and, after the @, the observed generation.
-func renderOutcome(t *testing.T, g *Graph, s Statuses) string {
+func renderOutcome(t *testing.T, g *Graph, s Statuses, config testConfig) string {
 	t.Helper()
 	outcome := goldenOutcome{
 		GatewayClasses: s.GatewayClasses,
 		Gateways:       map[string]goldenGateway{},
 		ListenerSets:   map[string]gatewayv1.ListenerSetStatus{},
 		Routes:         map[string]goldenRoute{},
+		Forwarding:     config.forwarding(g),
 	}
 	for key, status := range s.Gateways {
 		gateway := goldenGateway{Digest: "none", Status: status}
@@ -170,8 +179,37 @@ func renderBackend(b BackendRef) string {
 	if b.PortName != "" {
 		rendered += fmt.Sprintf(" named %s", b.PortName)
 	}
+	if b.LocalOnly {
+		rendered += " local only"
+	}
+	if b.ClientAffinity {
+		rendered += " by client"
+	}
 	if !b.Valid {
 		rendered += ": refused"
+	}
+	return rendered
+}
+
+func renderFrontend(f *rules.Frontend) goldenFrontend {
+	rendered := goldenFrontend{Select: f.Select.String()}
+	for _, b := range f.Backends {
+		var endpoints []string
+		for _, e := range b.Endpoints {
+			endpoint := e.Addr.String()
+			if e.Local {
+				endpoint += " (local)"
+			}
+			endpoints = append(endpoints, endpoint)
+		}
+		if len(endpoints) == 0 {
+			endpoints = []string{"refused"}
+		}
+		line := fmt.Sprintf("%s weight %d: %s", b.Ref, b.Weight, strings.Join(endpoints, ", "))
+		if len(b.Draining) > 0 {
+			line += fmt.Sprintf("; draining %v", b.Draining)
+		}
+		rendered.Backends = append(rendered.Backends, line)
 	}
 	return rendered
 }

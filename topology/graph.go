@@ -39,8 +39,8 @@ type Gateway struct {
 	// it holds no address that this Gateway may use.
 	Assignment Assignment
 	// Digest identifies the configuration nodes have to prove: listeners, winners,
-	// backendRefs, weights and assigned addresses; no endpoints, no node-mode
-	// addresses. It carries a version prefix ("1:…"). Empty while the Gateway is
+	// backendRefs with weights and the policies of their Services, and assigned
+	// addresses; no endpoints, no node-mode addresses. It carries a version prefix ("1:…"). Empty while the Gateway is
 	// not accepted: there is nothing to prove.
 	Digest string
 	// AttachedListenerSets counts the sets whose Accepted condition is True.
@@ -136,6 +136,11 @@ type BackendRef struct {
 	Port     int32
 	PortName string
 	Weight   int32
+	// LocalOnly: the Service's externalTrafficPolicy is Local; each node uses only
+	// the endpoints that run on it.
+	LocalOnly bool
+	// ClientAffinity: the Service's sessionAffinity is ClientIP.
+	ClientAffinity bool
 	// Valid: kind, grant, Service, port and protocol resolve. Traffic of an invalid
 	// reference is refused in proportion to its weight.
 	Valid bool
@@ -157,5 +162,6 @@ func (l *Listener) TransportProtocol() (p rules.Protocol, ok bool) {
 // Node is the node a Forwarder works for.
 type Node struct {
 	Name      string
+	Zone      string       // its label topology.kubernetes.io/zone; empty: hints for zones are not used
 	Addresses []netip.Addr // both families, no duplicates
 }

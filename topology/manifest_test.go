@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -22,6 +23,16 @@ type testConfig struct {
 	MaxListeners *int                      `json:"maxListeners"`
 	CRDVersions  map[string]string         `json:"crdVersions"`
 	Reports      *testReports              `json:"reports"`
+	// ForwardOn are the nodes whose forwarding state is to be shown.
+	ForwardOn []testForwarder `json:"forwardOn"`
+
+	slices map[types.NamespacedName][]*discoveryv1.EndpointSlice // by Service
+}
+
+type testForwarder struct {
+	Node      string       `json:"node"`
+	Zone      string       `json:"zone"`
+	Addresses []netip.Addr `json:"addresses"`
 }
 
 type testAssignment struct {
@@ -46,7 +57,7 @@ type testNode struct {
 // field fails the test. Objects without a namespace are in "default".
 func readManifest(t *testing.T, text string) (Snapshot, testConfig) {
 	t.Helper()
-	snapshot, config := emptySnapshot(), testConfig{}
+	snapshot, config := emptySnapshot(), testConfig{slices: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}}
 	for _, document := range strings.Split(text, "\n---\n") {
 		var header metav1.TypeMeta
 		if err := yaml.Unmarshal([]byte(document), &header); err != nil {
@@ -70,6 +81,10 @@ func readManifest(t *testing.T, text string) (Snapshot, testConfig) {
 			putObject(snapshot.ReferenceGrants, decode[gatewayv1.ReferenceGrant](t, document))
 		case "Service":
 			putObject(snapshot.Services, decode[corev1.Service](t, document))
+		case "EndpointSlice":
+			object := decode[discoveryv1.EndpointSlice](t, document)
+			service := inDefault(object.Labels[discoveryv1.LabelServiceName])
+			config.slices[service] = append(config.slices[service], object)
 		case "Namespace":
 			object := decode[corev1.Namespace](t, document)
 			snapshot.Namespaces[object.Name] = object
@@ -138,6 +153,24 @@ func (c testConfig) reports(g *Graph) Reports {
 		reports.Nodes = append(reports.Nodes, report)
 	}
 	return reports
+}
+
+// forwarding renders the Frontends of the nodes in question, by node and key.
+func (c testConfig) forwarding(g *Graph) map[string]map[string]goldenFrontend {
+	nodes := map[string]map[string]goldenFrontend{}
+	for _, node := range c.ForwardOn {
+		f := NewForwarder(Node{Name: node.Node, Zone: node.Zone, Addresses: node.Addresses})
+		f.SetGraph(g)
+		for service, given := range c.slices {
+			f.SetEndpointSlices(service, given)
+		}
+		frontends := map[string]goldenFrontend{}
+		for key, frontend := range f.State().All() {
+			frontends[key.String()] = renderFrontend(frontend)
+		}
+		nodes[node.Node] = frontends
+	}
+	return nodes
 }
 
 func decode[T any](t *testing.T, document string) *T {

@@ -16,6 +16,7 @@ import (
 type input struct {
 	files     []string
 	nodeName  string
+	nodeZone  string
 	addresses []string
 }
 
@@ -29,6 +30,8 @@ func (in *input) addFlags(command *cobra.Command) {
 		"file or directory with YAML or JSON; may be repeated; of a directory *.yaml, *.yml and *.json are read, nothing below it")
 	flags.StringVar(&in.nodeName, "node-name", "",
 		"name of the node: endpoints with this nodeName are local to it (default: none is)")
+	flags.StringVar(&in.nodeZone, "node-zone", "",
+		"zone of the node, as its label topology.kubernetes.io/zone says: endpoints with hints for this zone are preferred (default: hints for zones are not used)")
 	flags.StringArrayVar(&in.addresses, "node-address", documentation,
 		"address of the node; may be repeated; the default are documentation addresses, so that the output does not depend on the machine")
 }
@@ -64,7 +67,7 @@ func (in *input) decide(notes io.Writer) (*decision, error) {
 	}
 	objects.Snapshot.Addresses = cluster.Assign(objects.Snapshot.Gateways, addresses)
 	return &decision{
-		node:    topology.Node{Name: in.nodeName, Addresses: addresses},
+		node:    topology.Node{Name: in.nodeName, Zone: in.nodeZone, Addresses: addresses},
 		objects: objects,
 		graph:   topology.Build(*objects.Snapshot, topology.DefaultConfig()),
 	}, broken

@@ -208,6 +208,14 @@ func TestRender(t *testing.T) {
 	if len(full) <= len(stdout) {
 		t.Error("--full prints no more")
 	}
+	hints := strings.NewReplacer("[10.244.1.10]", "[10.244.1.10]\n  hints: {forZones: [{name: z1}]}", "[10.244.1.11]", "[10.244.1.11]\n  hints: {forZones: [{name: z2}]}")
+	hinted := file(t, "h.yaml", hints.Replace(read(t, backends)))
+	if _, stdout, _ := ctl("render", "-f", routes, "-f", hinted, "--node-zone", "z2"); strings.Contains(stdout, "10.244.1.10") || !strings.Contains(stdout, "10.244.1.11") {
+		t.Errorf("zone z2:\n%s", stdout)
+	}
+	if _, stdout, _ := ctl("render", "-f", routes, "-f", hinted); !strings.Contains(stdout, "10.244.1.10") || !strings.Contains(stdout, "10.244.1.11") {
+		t.Errorf("no zone:\n%s", stdout)
+	}
 	slice := strings.Replace(read(t, backends), "10.244.1.20", "127.0.0.1", 1)
 	if code, _, stderr := ctl("render", "-f", routes, "-f", file(t, "b.yaml", slice)); code != 0 || !strings.Contains(stderr, "endpoint left out: ") {
 		t.Errorf("warning: code %d, stderr %q", code, stderr)
