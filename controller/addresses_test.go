@@ -23,6 +23,29 @@ func silentMember(name string, addresses ...string) member {
 	return m
 }
 
+// unsureMember is one whose agent was not seen to renew yet.
+func unsureMember(name string, addresses ...string) member {
+	m := testMember(name, addresses...)
+	m.unwitnessed = true
+	return m
+}
+
+// servingMember has a report that says at which addresses its agent serves.
+func servingMember(m member, addresses ...string) member {
+	m.report = testReport(m.name)
+	m.report.Report.Addresses = addresses
+	return m
+}
+
+// many are as many addresses as fit into a report.
+func many() []string {
+	var addresses []string
+	for i := range maxReportedAddresses {
+		addresses = append(addresses, fmt.Sprint("192.0.2.", i))
+	}
+	return addresses
+}
+
 func joiningMember(name string, addresses ...string) member {
 	m := testMember(name, addresses...)
 	m.counts = false
@@ -45,9 +68,10 @@ func publishing(g *gatewayv1.Gateway, values ...string) *gatewayv1.Gateway {
 }
 
 func TestAddresses(t *testing.T) {
-	reporting := testMember("a", "10.0.0.1")
-	reporting.report = testReport("a")
-	reporting.report.Report.Addresses = []string{"10.0.0.1", "192.0.2.7", "2001:db8::7"}
+	reporting := servingMember(testMember("a", "10.0.0.1"), "10.0.0.1", "192.0.2.7", "2001:db8::7")
+	const none = "no ready node has an address of type InternalIP that its agent serves"
+	unknown := servingMember(testMember("a", "10.0.0.1"), "192.0.2.7")
+	unknown.report.Report.Version = 99
 	tests := map[string]struct {
 		members []member
 		gateway *gatewayv1.Gateway
@@ -63,7 +87,7 @@ func TestAddresses(t *testing.T) {
 		"not of a node that joins":       {[]member{testMember("a", "10.0.0.1"), joiningMember("b", "10.0.0.2")}, requesting(), []string{"10.0.0.1"}, ""},
 		"not of a silent node":           {[]member{testMember("a", "10.0.0.1"), silentMember("b", "10.0.0.2")}, requesting(), []string{"10.0.0.1"}, ""},
 		"of silent nodes if all are":     {[]member{silentMember("a", "10.0.0.1"), silentMember("b", "10.0.0.2")}, requesting(), []string{"10.0.0.1", "10.0.0.2"}, ""},
-		"no node":                        {nil, requesting(), nil, "no ready node with an agent has an address of type InternalIP"},
+		"no node":                        {nil, requesting(), nil, "no ready node has an address of type InternalIP that its agent serves"},
 		"two nodes with one address":     {[]member{testMember("a", "10.0.0.1"), testMember("b", "10.0.0.1")}, requesting(), []string{"10.0.0.1"}, ""},
 		"a requested one":                {[]member{testMember("a", "10.0.0.1"), testMember("b", "10.0.0.2")}, requesting("10.0.0.2"), []string{"10.0.0.2"}, ""},
 		"a requested one of a silent":    {[]member{testMember("a", "10.0.0.1"), silentMember("b", "10.0.0.2")}, requesting("10.0.0.2"), []string{"10.0.0.2"}, ""},
@@ -74,6 +98,18 @@ func TestAddresses(t *testing.T) {
 		"mapped IPv4 is IPv4":            {[]member{testMember("a", "10.0.0.1")}, requesting("::ffff:10.0.0.1"), []string{"10.0.0.1"}, ""},
 		"published by someone else":      {[]member{testMember("a", "10.0.0.1")}, publishing(requesting(), "198.51.100.1"), []string{"10.0.0.1"}, ""},
 		"of another type is not for us":  {[]member{testMember("a", "10.0.0.1")}, hostname(), nil, ""},
+		"one its agent does not serve":   {[]member{servingMember(testMember("a", "10.0.0.1", "10.0.0.2"), "10.0.0.2", "192.0.2.7")}, requesting(), []string{"10.0.0.2"}, ""},
+		"an agent that serves at none":   {[]member{servingMember(testMember("a", "10.0.0.1"))}, requesting(), nil, none},
+		"none to ask for":                {[]member{servingMember(testMember("a", "10.0.0.1"))}, requesting("10.0.0.1"), nil, "the nodes with an agent have no addresses"},
+		"a report nobody understands":    {[]member{unknown}, requesting(), []string{"10.0.0.1"}, ""},
+		"a report without room":          {[]member{servingMember(testMember("a", "10.0.0.1"), many()...)}, requesting(), []string{"10.0.0.1"}, ""},
+		"asked for, no room for it":      {[]member{servingMember(testMember("a", "10.0.0.1"), many()...)}, requesting("10.0.0.1"), []string{"10.0.0.1"}, ""},
+		"not known to live, published":   {[]member{testMember("a", "10.0.0.1"), unsureMember("b", "10.0.0.2")}, publishing(requesting(), "10.0.0.2"), []string{"10.0.0.1", "10.0.0.2"}, ""},
+		"not known to live, withdrawn":   {[]member{testMember("a", "10.0.0.1"), unsureMember("b", "10.0.0.2")}, publishing(requesting(), "10.0.0.1"), []string{"10.0.0.1"}, ""},
+		"nobody is known to live":        {[]member{unsureMember("a", "10.0.0.1"), unsureMember("b", "10.0.0.2")}, publishing(requesting(), "10.0.0.2"), []string{"10.0.0.2"}, ""},
+		"nobody is, and it has none":     {[]member{unsureMember("a", "10.0.0.1"), silentMember("b", "10.0.0.2")}, requesting(), []string{"10.0.0.1"}, ""},
+		"some are, and it has none":      {[]member{testMember("a", "10.0.0.1"), unsureMember("b", "10.0.0.2")}, requesting(), []string{"10.0.0.1", "10.0.0.2"}, ""},
+		"asks for one not known to live": {[]member{unsureMember("a", "10.0.0.1")}, requesting("10.0.0.1"), []string{"10.0.0.1"}, ""},
 		"nodes without address and with": {[]member{testMember("a"), testMember("b", "10.0.0.2")}, requesting(), []string{"10.0.0.2"}, ""},
 	}
 	for name, test := range tests {
@@ -130,6 +166,16 @@ func TestAddressesDoNotChurn(t *testing.T) {
 	want := append([]string{"10.0.0.10"}, first[1:]...)
 	if diff := cmp.Diff(want, assign()); diff != "" {
 		t.Errorf("without n20 (-want +got):\n%s", diff)
+	}
+}
+
+// TestExternalAddressesNeedNotBeOnTheHost: clouds translate them. An agent that serves
+// nowhere does not serve there either.
+func TestExternalAddressesNeedNotBeOnTheHost(t *testing.T) {
+	members := []member{servingMember(testMember("a", "203.0.113.1"), "10.0.0.1"), servingMember(testMember("b", "203.0.113.2"))}
+	got := texts(newNodePool(members, corev1.NodeExternalIP).assignOne(requesting()))
+	if diff := cmp.Diff([]string{"203.0.113.1"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

@@ -17,33 +17,27 @@ var asOurs = metav1.UpdateOptions{FieldManager: cluster.FieldManager}
 
 // clients are the statusClients of all kinds, and what finalizers need.
 type clients struct {
-	classes    statusClient[*gatewayv1.GatewayClass]
-	finalizers objectUpdater[*gatewayv1.GatewayClass]
+	classes statusClient[*gatewayv1.GatewayClass]
+	// patchClass merges a patch into a class.
+	patchClass func(ctx context.Context, name string, patch []byte) error
 	gateways   statusClient[*gatewayv1.Gateway]
 	sets       statusClient[*gatewayv1.ListenerSet]
 	tcp        statusClient[*gatewayv1.TCPRoute]
 	udp        statusClient[*gatewayv1.UDPRoute]
 }
 
-// objectUpdater reads and writes whole objects but for their status.
-type objectUpdater[P object] interface {
-	Get(ctx context.Context, key types.NamespacedName) (P, error)
-	Update(ctx context.Context, object P) (P, error)
-}
-
 // newClients returns clients of a clientset; served tells the version of kinds of
 // which there are several.
 func newClients(c gatewayclient.Interface, served func() map[string]string) clients {
 	v1 := c.GatewayV1()
-	classes := classClient{
-		typedClient: typedClient[*gatewayv1.GatewayClass]{func(string) typed[*gatewayv1.GatewayClass] { return v1.GatewayClasses() }},
-		update:      v1.GatewayClasses(),
-	}
 	return clients{
-		classes:    classes,
-		finalizers: classes,
-		gateways:   typedClient[*gatewayv1.Gateway]{func(ns string) typed[*gatewayv1.Gateway] { return v1.Gateways(ns) }},
-		sets:       typedClient[*gatewayv1.ListenerSet]{func(ns string) typed[*gatewayv1.ListenerSet] { return v1.ListenerSets(ns) }},
+		classes: typedClient[*gatewayv1.GatewayClass]{func(string) typed[*gatewayv1.GatewayClass] { return v1.GatewayClasses() }},
+		patchClass: func(ctx context.Context, name string, patch []byte) error {
+			_, err := v1.GatewayClasses().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: cluster.FieldManager})
+			return err
+		},
+		gateways: typedClient[*gatewayv1.Gateway]{func(ns string) typed[*gatewayv1.Gateway] { return v1.Gateways(ns) }},
+		sets:     typedClient[*gatewayv1.ListenerSet]{func(ns string) typed[*gatewayv1.ListenerSet] { return v1.ListenerSets(ns) }},
 		tcp: servedClient[*gatewayv1.TCPRoute]{"TCPRoute", served, map[string]statusClient[*gatewayv1.TCPRoute]{
 			"v1":       typedClient[*gatewayv1.TCPRoute]{func(ns string) typed[*gatewayv1.TCPRoute] { return v1.TCPRoutes(ns) }},
 			"v1alpha2": tcpRouteV1alpha2{c},
@@ -72,15 +66,4 @@ func (c typedClient[P]) Get(ctx context.Context, key types.NamespacedName) (P, e
 
 func (c typedClient[P]) UpdateStatus(ctx context.Context, object P) (P, error) {
 	return c.in(object.GetNamespace()).UpdateStatus(ctx, object, asOurs)
-}
-
-type classClient struct {
-	typedClient[*gatewayv1.GatewayClass]
-	update interface {
-		Update(ctx context.Context, object *gatewayv1.GatewayClass, options metav1.UpdateOptions) (*gatewayv1.GatewayClass, error)
-	}
-}
-
-func (c classClient) Update(ctx context.Context, object *gatewayv1.GatewayClass) (*gatewayv1.GatewayClass, error) {
-	return c.update.Update(ctx, object, asOurs)
 }

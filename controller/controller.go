@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
@@ -32,8 +33,10 @@ type controller struct {
 	partial  bool
 	graph    *topology.Graph
 	roll     roll
-	silent   map[string]bool // nodes whose silence was told
-	lagsNext time.Time       // when lags have to be looked at again
+	silent   map[string]time.Time // silent nodes, and until when an Event is due; zero: none
+	silence  silence
+	waits    map[types.NamespacedName]*wait
+	lagsNext time.Time // when lags or silence have to be looked at again
 
 	census *census
 	prover *prover
@@ -43,14 +46,14 @@ type controller struct {
 	alarm   clock.Timer   // nil while none is set
 }
 
-func newController(config Config, from source, w *writer, c clock.WithDelayedExecution) *controller {
+// newController: h may be nil, the API server is then taken to answer always.
+func newController(config Config, from source, w *writer, c clock.WithDelayedExecution, h hearing) *controller {
 	return &controller{
 		config: config, source: from, clock: c, writer: w,
 		kinds:   newKinds(w.clients, config.Topology.ControllerName),
 		health:  newHealth(c, config.Loop.MaxInterval),
 		graph:   &topology.Graph{},
-		silent:  map[string]bool{},
-		census:  newCensus(config),
+		census:  newCensus(config, h),
 		prover:  newProver(config.AgentTimeout),
 		lags:    newLags(config.LagTolerance),
 		changed: make(chan struct{}, 1),

@@ -25,8 +25,16 @@
 //     (TestNextControllerCompletes).
 //   - Clocks of nodes do not matter: only renewals that were seen count
 //     (TestCensusIgnoresRemoteClocks).
-//   - Programmed is True without proof for at most Config.LagTolerance
+//   - Programmed is True without proof for at most Config.LagTolerance. For that time
+//     its observedGeneration is the one it was proven of, while all other conditions
+//     carry the new one: who waits for both, as the API asks, is not told too early
 //     (TestLagHoldsTrueForItsToleranceOnly).
+//   - What was not seen while the API server was out of reach silences nobody
+//     (TestOutageSilencesNobody).
+//   - A controller that starts knows no less than the one before: it counts every
+//     node and publishes no address that was withdrawn (TestRestartCountsEveryNode,
+//     TestRestartPublishesNoSilentNode).
+//   - A published address is one that the node's agent serves (TestAddresses).
 //   - An address stays while its node is eligible (TestAddressesDoNotChurn).
 //   - A follower writes nothing (TestHandOver).
 package controller

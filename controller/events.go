@@ -1,6 +1,8 @@
 package controller
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,6 +28,7 @@ const (
 	reasonNodeLagging = "NodeLagging"
 	reasonSuperseded  = "Superseded"
 	reasonAgentSilent = "AgentSilent"
+	reasonStatusFull  = "StatusFull"
 )
 
 // Actions of Events: what we were doing.
@@ -35,7 +38,7 @@ const (
 	actionAccept  = "Accept"
 )
 
-func gatewayEvents(before, after *gatewayv1.GatewayStatus) []event {
+func gatewayEvents(before, after, _ *gatewayv1.GatewayStatus) []event {
 	var events []event
 	if e, ok := programmedEvent(condition(before.Conditions, programmed), condition(after.Conditions, programmed)); ok {
 		events = append(events, e)
@@ -48,7 +51,7 @@ func gatewayEvents(before, after *gatewayv1.GatewayStatus) []event {
 }
 
 // programmedEvent: nodes that fall behind, and addresses that are not to be had.
-// A Gateway that is new is not lagging, it has never been programmed.
+// A Gateway that is new is not lagging yet; tellBehind gives it time.
 func programmedEvent(before, after *metav1.Condition) (event, bool) {
 	if after == nil || after.Status != metav1.ConditionFalse {
 		return event{}, false
@@ -71,7 +74,7 @@ func programmedEvent(before, after *metav1.Condition) (event, bool) {
 	return event{}, false
 }
 
-func listenerSetEvents(before, after *gatewayv1.ListenerSetStatus) []event {
+func listenerSetEvents(before, after, _ *gatewayv1.ListenerSetStatus) []event {
 	var events []event
 	for i := range after.Listeners {
 		listener := &after.Listeners[i]
@@ -95,9 +98,15 @@ func listenerEvents(before, after []metav1.Condition) []event {
 	}
 }
 
-// routeEvents: an older route carries the traffic, of which the API shows nothing.
-func routeEvents(before, after *gatewayv1.RouteStatus, ours gatewayv1.GatewayController) []event {
+// routeEvents: an older route carries the traffic, of which the API shows nothing;
+// or there is no room in the status for what we have to say.
+func routeEvents(before, after, desired *gatewayv1.RouteStatus, ours gatewayv1.GatewayController) []event {
 	var events []event
+	if had, shown := ownParents(before, ours), ownParents(after, ours); shown < len(desired.Parents) && (len(before.Parents) < maxParents || had != shown) {
+		events = append(events, event{reasonStatusFull, actionAttach, fmt.Sprintf(
+			"status.parents holds %d entries at most and %d are of other controllers: it shows %d of the %d parents that are Gateways of ours",
+			maxParents, len(after.Parents)-shown, shown, len(desired.Parents))})
+	}
 	for i := range after.Parents {
 		parent := &after.Parents[i]
 		if parent.ControllerName != ours {
@@ -127,10 +136,25 @@ func ownParentIndex(parents []gatewayv1.RouteParentStatus, ref gatewayv1.ParentR
 	return -1
 }
 
+// joined makes one event of those with the same reason: about one object, the API's
+// series would keep the note of the first only.
+func joined(events []event) []event {
+	var one []event
+	for _, e := range events {
+		i := slices.IndexFunc(one, func(o event) bool { return o.reason == e.reason && o.action == e.action })
+		if i < 0 {
+			one = append(one, e)
+			continue
+		}
+		one[i].note += " | " + e.note
+	}
+	return one
+}
+
 // emit records Events about an object.
 func (w *writer) emit(about runtime.Object, events []event) {
 	const maxNote = 1024 // the API's limit in bytes
-	for _, e := range events {
+	for _, e := range joined(events) {
 		note := e.note
 		if len(note) > maxNote {
 			note = strings.ToValidUTF8(note[:maxNote-len("…")], "") + "…"

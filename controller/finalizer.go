@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,7 +28,9 @@ func finalizerChanges(s *topology.Snapshot, ours gatewayv1.GatewayController) []
 			continue
 		}
 		changes = append(changes, &change{
-			key: objectKey{finalizerKind, types.NamespacedName{Name: name}},
+			key:     objectKey{finalizerKind, types.NamespacedName{Name: name}},
+			desired: used[name],
+			wants:   func(other any) bool { return other == used[name] },
 			write: func(ctx context.Context, w *writer) (outcome, error) {
 				return w.writeFinalizer(ctx, class, used[name])
 			},
@@ -43,11 +46,11 @@ func lacksFinalizer(class *gatewayv1.GatewayClass, used bool) bool {
 	return has != used && (has || class.DeletionTimestamp == nil)
 }
 
-// writeFinalizer writes the whole object, so it starts from the whole object: the
-// one of the Snapshot may have been trimmed.
+// writeFinalizer patches the finalizers and nothing else: the class may have fields
+// that are newer than our types.
 func (w *writer) writeFinalizer(ctx context.Context, class *gatewayv1.GatewayClass, used bool) (outcome, error) {
 	for attempt := 0; ; attempt++ {
-		fresh, err := w.clients.finalizers.Get(ctx, types.NamespacedName{Name: class.Name})
+		fresh, err := w.clients.classes.Get(ctx, types.NamespacedName{Name: class.Name})
 		switch {
 		case apierrors.IsNotFound(err):
 			return outcomeGone, nil
@@ -58,15 +61,11 @@ func (w *writer) writeFinalizer(ctx context.Context, class *gatewayv1.GatewayCla
 		case !lacksFinalizer(fresh, used):
 			return outcomeUnchanged, nil
 		}
-		fresh = fresh.DeepCopy()
-		if used {
-			fresh.Finalizers = append(fresh.Finalizers, gatewayv1.GatewayClassFinalizerGatewaysExist)
-		} else {
-			fresh.Finalizers = slices.DeleteFunc(fresh.Finalizers, func(f string) bool {
-				return f == gatewayv1.GatewayClassFinalizerGatewaysExist
-			})
+		patch, err := finalizerPatch(fresh, used)
+		if err != nil {
+			return outcomeFailed, err
 		}
-		_, err = w.clients.finalizers.Update(ctx, fresh)
+		err = w.clients.patchClass(ctx, class.Name, patch)
 		switch {
 		case err == nil:
 			return outcomeWritten, nil
@@ -77,4 +76,21 @@ func (w *writer) writeFinalizer(ctx context.Context, class *gatewayv1.GatewayCla
 		}
 		w.conflict(finalizerKind)
 	}
+}
+
+// finalizerPatch returns the merge patch that adds or removes the finalizer. It
+// replaces the list, so it is good for this version of the class only.
+func finalizerPatch(class *gatewayv1.GatewayClass, used bool) ([]byte, error) {
+	finalizers := make([]string, 0, len(class.Finalizers)+1) // empty is not null
+	for _, finalizer := range class.Finalizers {
+		if finalizer != gatewayv1.GatewayClassFinalizerGatewaysExist {
+			finalizers = append(finalizers, finalizer)
+		}
+	}
+	if used {
+		finalizers = append(finalizers, gatewayv1.GatewayClassFinalizerGatewaysExist)
+	}
+	return json.Marshal(map[string]any{"metadata": map[string]any{
+		"resourceVersion": class.ResourceVersion, "finalizers": finalizers,
+	}})
 }

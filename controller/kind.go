@@ -35,8 +35,9 @@ type kind[P object, S any] struct {
 	// release returns a status without what these fields say we wrote. nil for
 	// statuses that name their writer, which merge goes by.
 	release func(existing *S, wrote fields) S
-	// events returns what an operator must know about a change of status.
-	events func(before, after *S) []event
+	// events returns what an operator must know about a change of status to what is
+	// desired (nil: nothing of ours).
+	events func(before, after, desired *S) []event
 }
 
 // kinds are those with a status of ours.
@@ -61,13 +62,15 @@ func newKinds(c clients, ours gatewayv1.GatewayController) kinds {
 	mergeParents := func(existing, desired *gatewayv1.RouteStatus, now metav1.Time) gatewayv1.RouteStatus {
 		return mergeRoute(existing, desired, ours, now)
 	}
-	parentEvents := func(before, after *gatewayv1.RouteStatus) []event { return routeEvents(before, after, ours) }
+	parentEvents := func(before, after, desired *gatewayv1.RouteStatus) []event {
+		return routeEvents(before, after, desired, ours)
+	}
 	return kinds{
 		classes: kind[*gatewayv1.GatewayClass, gatewayv1.GatewayClassStatus]{
 			name: "GatewayClass", client: c.classes, copy: (*gatewayv1.GatewayClass).DeepCopy,
 			status: func(o *gatewayv1.GatewayClass) *gatewayv1.GatewayClassStatus { return &o.Status },
 			merge:  mergeGatewayClass, equal: equalGatewayClass,
-			events: func(_, _ *gatewayv1.GatewayClassStatus) []event { return nil },
+			events: func(_, _, _ *gatewayv1.GatewayClassStatus) []event { return nil },
 		},
 		gateways: kind[*gatewayv1.Gateway, gatewayv1.GatewayStatus]{
 			name: "Gateway", client: c.gateways, copy: (*gatewayv1.Gateway).DeepCopy,

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -16,7 +17,32 @@ const (
 	pending    = string(gatewayv1.GatewayReasonPending)
 	// progressInterval is how often at most a Gateway's "3/5 nodes" is told anew.
 	progressInterval = time.Second
+	// silenceInterval is how often at most it is told anew which agents are silent. All
+	// Gateways name them, so that each time is a write of every Gateway; nodes that are
+	// lost together show over the 10 s in which agents renew, and those of a rollout
+	// over minutes.
+	silenceInterval = 30 * time.Second
 )
+
+// silence is the nodes that Gateways are told to be silent.
+type silence struct {
+	told   []string
+	toldAt time.Time
+}
+
+// tell takes over who is silent, unless it is too early to tell: the first of them
+// and that none is left are told at once. next is when it has to be looked at again;
+// zero: nothing is left to tell.
+func (s *silence) tell(now time.Time, silent []string) (next time.Time) {
+	if slices.Equal(s.told, silent) {
+		return time.Time{}
+	}
+	if end := s.toldAt.Add(silenceInterval); len(silent) > 0 && now.Before(end) {
+		return end
+	}
+	s.told, s.toldAt = silent, now
+	return time.Time{}
+}
 
 // lags gives the nodes time: an edit that all of them prove within the tolerance
 // never shows as Programmed False, and their progress is told no more often than
@@ -107,10 +133,23 @@ func keepTrue(desired, published []metav1.Condition) {
 	}
 }
 
-// retell replaces the message about progress in everything that repeats it.
+// keepTold leaves what is published about silent agents: that no agent is known to be
+// silent says nothing yet. A controller that starts so does not take back what the
+// one before it told.
+func keepTold(g *topology.Graph, s *topology.Statuses) {
+	for key, status := range s.Gateways {
+		gateway := g.Gateways[key]
+		desired, published := condition(status.Conditions, programmed), condition(gateway.Source.Status.Conditions, programmed)
+		if desired != nil && published != nil && desired.Status == metav1.ConditionTrue && published.Status == metav1.ConditionTrue {
+			retell(&status, gateway, s, desired.Message, published.Message)
+		}
+	}
+}
+
+// retell replaces the message of Programmed in everything that repeats it.
 func retell(status *gatewayv1.GatewayStatus, g *topology.Gateway, s *topology.Statuses, message, by string) {
 	replace := func(conditions []metav1.Condition) {
-		if c := condition(conditions, programmed); c != nil && c.Status == metav1.ConditionFalse {
+		if c := condition(conditions, programmed); c != nil {
 			c.Message = strings.Replace(c.Message, message, by, 1)
 		}
 	}

@@ -24,6 +24,7 @@ func threeNodes(t *testing.T) *testbench {
 	b.put(testGateway("g", 80))
 	b.step()
 	b.prove("a", "b", "c")
+	b.renew("a", "b", "c")
 	b.settleAll()
 	if got := b.programmed("g"); got != "True/Programmed: every node serves the current configuration" {
 		t.Fatal(got)
@@ -125,7 +126,7 @@ func TestLastErrorIsTold(t *testing.T) {
 	b.edit()
 	b.step()
 	b.prove("a", "c")
-	report := testReport("b", "1:old")
+	report := b.report("b", "1:old")
 	report.Report.Failing = 1
 	report.Report.Errors = []v1alpha1.GatewayError{{Gateway: "default/g", Message: "no space"}}
 	b.put(report)
@@ -165,6 +166,34 @@ func TestProgressIsToldOnceASecond(t *testing.T) {
 		"True/Programmed: every node serves the current configuration",
 	}
 	if diff := cmp.Diff(want, seen); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestSilenceIsToldOnceInAWhile: agents that are lost one after the other cause two
+// writes of a Gateway for their names, however many they are.
+func TestSilenceIsToldOnceInAWhile(t *testing.T) {
+	var s silence
+	var told []string
+	at := func(after time.Duration, silent ...string) {
+		next := s.tell(epoch.Add(after), silent)
+		text := fmt.Sprintf("%s %v", after, s.told)
+		if !next.IsZero() {
+			text += fmt.Sprintf(" until %s", next.Sub(epoch))
+		}
+		told = append(told, text)
+	}
+	at(0)
+	at(1*time.Second, "b")
+	at(5*time.Second, "a", "b")
+	at(30*time.Second, "a", "b", "c")
+	at(31*time.Second, "a", "b", "c")
+	at(40*time.Second, "c")
+	at(41 * time.Second)
+	want := []string{
+		"0s []", "1s [b]", "5s [b] until 31s", "30s [b] until 31s", "31s [a b c]", "40s [a b c] until 1m1s", "41s []",
+	}
+	if diff := cmp.Diff(want, told); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

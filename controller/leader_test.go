@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	kubefake "k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2/ktesting"
 	"k8s.io/utils/clock"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -42,13 +44,13 @@ func startReplica(t *testing.T, name string, api *gatewayfake.Clientset, leases 
 		store: cluster.NewStore(), stop: stop, done: make(chan struct{}),
 		writer: newWriter(newClients(client, served), clock.RealClock{}, &eventLog{}, config.Workers),
 	}
-	loop := newController(config, r.store, r.writer, clock.RealClock{})
+	loop := newController(config, r.store, r.writer, clock.RealClock{}, nil)
 	election := DefaultLeaderElection()
 	election.Namespace, election.Identity = "portway-system", name
 	var running sync.WaitGroup
 	running.Go(func() { loop.run(ctx) })
 	running.Go(func() {
-		if err := lead(ctx, election, leases.CoordinationV1(), r.writer); err != nil {
+		if err := lead(ctx, election, election.lock(leases.CoordinationV1()), r.writer); err != nil {
 			t.Error(err)
 		}
 	})
@@ -125,6 +127,132 @@ func TestHandOver(t *testing.T) {
 		}
 		replicas[1].stop()
 		<-replicas[1].done
+	})
+}
+
+// hangingLock is a Lease whose calls end with the client's timeout while hang is set.
+type hangingLock struct {
+	resourcelock.Interface
+	hang *atomic.Bool
+}
+
+func (l hangingLock) wait() error {
+	if l.hang.Load() {
+		time.Sleep(DefaultLeaderElection().RenewDeadline / 2)
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+func (l hangingLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	if err := l.wait(); err != nil {
+		return nil, nil, err
+	}
+	return l.Interface.Get(ctx)
+}
+
+func (l hangingLock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	if err := l.wait(); err != nil {
+		return err
+	}
+	return l.Interface.Update(ctx, record)
+}
+
+// TestTermEndsBeforeTheLease: a leader whose renewals hang stops writing, and ends
+// the write under way, when the last one is as old as the deadline; it gives nothing
+// up, and leads again when it can renew.
+func TestTermEndsBeforeTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var hang atomic.Bool
+		leases := kubefake.NewClientset()
+		_, ctx := ktesting.NewTestContext(t)
+		ctx, stop := context.WithCancel(ctx)
+		w := newWriter(clients{}, clock.RealClock{}, &eventLog{}, 2)
+		e := DefaultLeaderElection()
+		e.Namespace, e.Identity = "portway-system", "one"
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := lead(ctx, e, hangingLock{e.lock(leases.CoordinationV1()), &hang}, w); err != nil {
+				t.Error(err)
+			}
+		}()
+		time.Sleep(10 * time.Second)
+		var ended time.Time // of a write that takes for ever
+		w.offer([]*change{{
+			key:   objectKey{kind: "Gateway"},
+			wants: func(any) bool { return true },
+			write: func(ctx context.Context, _ *writer) (outcome, error) {
+				<-ctx.Done()
+				ended = time.Now()
+				return outcomeFailed, ctx.Err()
+			},
+		}})
+		time.Sleep(time.Second)
+		broken := time.Now()
+		hang.Store(true)
+		time.Sleep(e.RenewDeadline)
+		synctest.Wait()
+		if w.leads() || ended.IsZero() {
+			t.Errorf("%s after the last renewal that can have been: leads %t, the last write ended %v", time.Since(broken), w.leads(), ended)
+		}
+		hang.Store(false)
+		lease, err := leases.CoordinationV1().Leases(e.Namespace).Get(ctx, e.Name, metav1.GetOptions{})
+		if err != nil || *lease.Spec.HolderIdentity != "one" {
+			t.Errorf("lease %+v, %v", lease, err)
+		}
+		time.Sleep(e.LeaseDuration)
+		if !w.leads() {
+			t.Error("does not lead again")
+		}
+		stop()
+		<-done
+	})
+}
+
+// TestLeaseIsGivenUpAfterTheLastWrite, which takes its time to end, and is renewed
+// until then.
+func TestLeaseIsGivenUpAfterTheLastWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		leases := kubefake.NewClientset()
+		_, ctx := ktesting.NewTestContext(t)
+		ctx, stop := context.WithCancel(ctx)
+		w := newWriter(clients{}, clock.RealClock{}, &eventLog{}, 2)
+		e := DefaultLeaderElection()
+		e.Namespace, e.Identity = "portway-system", "one"
+		holder := func() (who string, renewed time.Time) {
+			lease, err := leases.CoordinationV1().Leases(e.Namespace).Get(t.Context(), e.Name, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return *lease.Spec.HolderIdentity, lease.Spec.RenewTime.Time
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := lead(ctx, e, e.lock(leases.CoordinationV1()), w); err != nil {
+				t.Error(err)
+			}
+		}()
+		w.offer([]*change{{
+			key:   objectKey{kind: "Gateway"},
+			wants: func(any) bool { return true },
+			write: func(ctx context.Context, _ *writer) (outcome, error) {
+				<-ctx.Done()
+				time.Sleep(20 * time.Second)
+				return outcomeFailed, ctx.Err()
+			},
+		}})
+		time.Sleep(time.Second)
+		stop()
+		time.Sleep(19 * time.Second)
+		if got, renewed := holder(); got != "one" || time.Since(renewed) > e.RenewDeadline {
+			t.Errorf("during the last write the Lease is %q's, renewed %s ago", got, time.Since(renewed))
+		}
+		<-done
+		if got, _ := holder(); got != "" {
+			t.Errorf("the Lease is still %q's", got)
+		}
 	})
 }
 

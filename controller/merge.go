@@ -93,26 +93,32 @@ func mergeListenerSet(existing, desired *gatewayv1.ListenerSetStatus, now metav1
 	return merged
 }
 
+// maxParents is MaxItems of RouteStatus.Parents.
+const maxParents = 32
+
 // mergeRoute keeps the entries of other controllers and removes those of ours that
-// are not wanted.
+// are not wanted. Where there is no room for all, some of ours are missing: without
+// the others' the API would take none.
 func mergeRoute(existing, desired *gatewayv1.RouteStatus, ours gatewayv1.GatewayController, now metav1.Time) gatewayv1.RouteStatus {
 	merged := gatewayv1.RouteStatus{Parents: make([]gatewayv1.RouteParentStatus, 0, max(len(existing.Parents), len(desired.Parents)))}
 	left := slices.Clone(desired.Parents)
+	room := max(0, maxParents-len(existing.Parents)+ownParents(existing, ours))
 	for _, entry := range existing.Parents {
 		if entry.ControllerName != ours {
 			merged.Parents = append(merged.Parents, entry)
 			continue
 		}
 		i := parentIndex(left, entry.ParentRef)
-		if i < 0 {
+		if i < 0 || room == 0 {
 			continue
 		}
+		room--
 		want := left[i]
 		left = slices.Delete(left, i, i+1)
 		want.Conditions = mergeConditions(entry.Conditions, want.Conditions, now)
 		merged.Parents = append(merged.Parents, want)
 	}
-	for _, want := range left {
+	for _, want := range left[:min(len(left), room)] {
 		want.Conditions = mergeConditions(nil, want.Conditions, now)
 		merged.Parents = append(merged.Parents, want)
 	}
@@ -141,7 +147,13 @@ func same[T comparable](a, b *T, byDefault T) bool {
 	return x == y
 }
 
-// hasEntryOf reports whether a route has an entry of ours.
-func hasEntryOf(status *gatewayv1.RouteStatus, ours gatewayv1.GatewayController) bool {
-	return slices.ContainsFunc(status.Parents, func(p gatewayv1.RouteParentStatus) bool { return p.ControllerName == ours })
+// ownParents returns how many entries of a route are ours.
+func ownParents(status *gatewayv1.RouteStatus, ours gatewayv1.GatewayController) int {
+	n := 0
+	for i := range status.Parents {
+		if status.Parents[i].ControllerName == ours {
+			n++
+		}
+	}
+	return n
 }

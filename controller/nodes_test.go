@@ -10,7 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/utils/ptr"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
@@ -33,7 +32,7 @@ func fleetOf(objects ...any) cluster.Fleet {
 }
 
 // describe reads "a" for a node that counts, "a-" if it has no report, "a?" joining,
-// "a!" silent.
+// "a!" silent, "a*" if nobody knows whether it is silent.
 func describe(r roll) []string {
 	texts := []string{}
 	for _, m := range r.members {
@@ -46,6 +45,9 @@ func describe(r roll) []string {
 		}
 		if m.silent {
 			text += "!"
+		}
+		if m.unsure() {
+			text += "*"
 		}
 		texts = append(texts, text)
 	}
@@ -69,6 +71,7 @@ func TestCensus(t *testing.T) {
 	}
 	lease := func(n int) *coordinationv1.Lease { return testLease("a", epoch.Add(time.Duration(n)*time.Hour)) }
 	report := testReport("a", "1:x")
+	failing := &v1alpha1.NodeReport{ObjectMeta: report.ObjectMeta, Report: v1alpha1.Report{Version: 1, Failing: 2}}
 	booted := func(id string) *corev1.Node {
 		n := ready.DeepCopy()
 		n.Status.NodeInfo.BootID = id
@@ -96,7 +99,7 @@ func TestCensus(t *testing.T) {
 			{0, z(ready, lease(1), &v1alpha1.NodeReport{ObjectMeta: report.ObjectMeta, Report: v1alpha1.Report{Version: 99, Committed: []string{"9:x"}}}), []string{"a?", "z"}},
 		},
 		"only failures are no commit": {
-			{0, z(ready, lease(1), &v1alpha1.NodeReport{ObjectMeta: report.ObjectMeta, Report: v1alpha1.Report{Version: 1, Failing: 2}}), []string{"a?", "z"}},
+			{0, z(ready, lease(1), failing), []string{"a?", "z"}},
 		},
 		"nothing to commit is a commit": {{0, z(ready, lease(1), testReport("a")), []string{"a", "z"}}},
 		"silent after the timeout, back with a renewal": {
@@ -105,16 +108,23 @@ func TestCensus(t *testing.T) {
 			{40 * sec, z(ready, lease(1), report), []string{"a!", "z"}},
 			{50 * sec, z(ready, lease(2), report), []string{"a", "z"}},
 		},
-		"given up on the way out": {
-			{0, z(ready, lease(1), report), []string{"a", "z"}},
-			{1 * sec, z(ready, released(lease(2)), report), []string{"a!", "z"}},
-		},
-		"leaves when not ready, joins anew": {
+		"one that flaps and never programs has its grace once": {
 			{0, z(ready, lease(1)), []string{"a?", "z"}},
 			{20 * sec, z(notReady, lease(2)), []string{"z"}},
-			{35 * sec, z(ready, lease(3)), []string{"a?", "z"}},
-			{64 * sec, z(ready, lease(4)), []string{"a?", "z"}},
-			{65 * sec, z(ready, lease(5)), []string{"a-", "z"}},
+			{25 * sec, z(ready, lease(3)), []string{"a?", "z"}},
+			{28 * sec, z(notReady, lease(4)), []string{"z"}},
+			{35 * sec, z(ready, lease(5)), []string{"a-", "z"}},
+		},
+		"one that counted does so again at once": {
+			{0, z(ready, lease(1), report), []string{"a", "z"}},
+			{20 * sec, z(notReady, lease(2), report), []string{"z"}},
+			{25 * sec, z(ready, lease(3), failing), []string{"a", "z"}},
+		},
+		"one that booted joins anew": {
+			{0, z(booted("1"), lease(1), reported("1")), []string{"a", "z"}},
+			{20 * sec, z(notReady, lease(1), reported("1")), []string{"z"}},
+			{50 * sec, z(booted("2"), lease(2), reported("1")), []string{"a?", "z"}},
+			{60 * sec, z(booted("2"), lease(3), reported("2")), []string{"a", "z"}},
 		},
 		"silent while not ready": {
 			{0, z(ready, lease(1), report), []string{"a", "z"}},
@@ -138,7 +148,8 @@ func TestCensus(t *testing.T) {
 	}
 	for name, moments := range tests {
 		t.Run(name, func(t *testing.T) {
-			c := newCensus(DefaultConfig())
+			c := newCensus(DefaultConfig(), nil)
+			c.count(epoch.Add(-time.Hour), fleetOf())
 			for _, m := range moments {
 				r, _ := c.count(epoch.Add(m.at), fleetOf(m.fleet...))
 				if diff := cmp.Diff(m.want, describe(r)); diff != "" {
@@ -147,12 +158,6 @@ func TestCensus(t *testing.T) {
 			}
 		})
 	}
-}
-
-func released(l *coordinationv1.Lease) *coordinationv1.Lease {
-	l = l.DeepCopy()
-	l.Spec.HolderIdentity = ptr.To("")
-	return l
 }
 
 // TestCensusIgnoresRemoteClocks: a clock that is hours off, or runs backwards,
@@ -164,7 +169,8 @@ func TestCensusIgnoresRemoteClocks(t *testing.T) {
 		"backwards":         func(d time.Duration) time.Time { return epoch.Add(-d) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := newCensus(DefaultConfig())
+			c := newCensus(DefaultConfig(), nil)
+			c.count(epoch, fleetOf())
 			node, report := testNode("a", true, "10.0.0.1"), testReport("a", "1:x")
 			for at := time.Duration(0); at < 5*time.Minute; at += 10 * time.Second {
 				r, _ := c.count(epoch.Add(at), fleetOf(node, report, testLease("a", remote(at))))
@@ -179,7 +185,8 @@ func TestCensusIgnoresRemoteClocks(t *testing.T) {
 // TestCensusTellsWhenToLookAgain: the roll changes at the time it names, and says
 // whether it changed.
 func TestCensusTellsWhenToLookAgain(t *testing.T) {
-	c := newCensus(DefaultConfig())
+	c := newCensus(DefaultConfig(), nil)
+	c.count(epoch, fleetOf())
 	fleet := fleetOf(
 		testNode("a", true, "10.0.0.1"), testLease("a", epoch), testReport("a", "1:x"),
 		testNode("b", true, "10.0.0.2"), testLease("b", epoch),

@@ -57,7 +57,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Bind, "bind-address", o.Bind,
 		"address and port of /healthz, /readyz and /metrics, over HTTP; empty for none")
 	fs.Float32Var(&o.KubeQPS, "kube-api-qps", o.KubeQPS,
-		"status writes per second, on average")
+		"status writes per second, on average; Events are limited apart from them, to 10 per second")
 	fs.IntVar(&o.KubeBurst, "kube-api-burst", o.KubeBurst,
 		"status writes at once after a pause")
 	fs.IntVar(&o.Config.Workers, "concurrent-writes", o.Config.Workers,

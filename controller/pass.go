@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -27,6 +28,7 @@ func (c *controller) pass(ctx context.Context, full bool) error {
 		c.evaluate(ctx, now, decide)
 		passSeconds.Observe(c.clock.Since(now).Seconds())
 	}
+	c.tellSilent(ctx, now)
 	c.setAlarm(now, earliest(c.lagsNext, roll.next))
 	c.health.passed()
 	return nil
@@ -55,40 +57,65 @@ func (c *controller) evaluate(ctx context.Context, now time.Time, decide bool) {
 		c.graph = topology.Build(c.snapshot, c.config.Topology)
 	}
 	reports := c.prover.reports(c.graph, c.roll.members)
+	silenceNext := c.silence.tell(now, reports.Silent)
+	reports.Silent = c.silence.told
 	statuses := c.graph.Statuses(reports)
-	c.lagsNext = c.lags.hold(now, c.graph, &statuses)
+	if slices.ContainsFunc(c.roll.members, func(m member) bool { return m.counts && m.unsure() }) {
+		keepTold(c.graph, &statuses)
+	}
+	c.lagsNext = earliest(silenceNext, c.lags.hold(now, c.graph, &statuses))
 
 	var changes []*change
 	if !c.partial { // what was not read is not missing
 		changes = plan(&c.kinds, &c.snapshot, statuses, ours, metav1.NewTime(now))
 	}
 	c.writer.offer(changes)
-	c.tellSilent(ctx, reports.Silent)
+	c.tellBehind(now, &statuses)
 	c.measure(&statuses)
 	klog.FromContext(ctx).V(2).Info("Pass", "gateways", len(statuses.Gateways), "routes", len(statuses.Routes),
 		"nodes", len(c.roll.members), "changes", len(changes), "partial", c.partial)
 }
 
-// tellSilent tells once of each node whose agent went silent or came back.
-func (c *controller) tellSilent(ctx context.Context, silent []string) {
+// handOver is within what time somebody leads again.
+const handOver = time.Minute
+
+// tellSilent tells once of each node whose agent went silent or came back. The Event
+// is for whoever leads at the time, or takes over soon after: then two may tell, but
+// not none. A controller that never saw the agent alive leaves it to the one before.
+func (c *controller) tellSilent(ctx context.Context, now time.Time) {
 	logger := klog.FromContext(ctx)
-	for _, name := range silent {
-		if c.silent[name] {
+	silent := map[string]time.Time{}
+	for i := range c.roll.members {
+		m := &c.roll.members[i]
+		if !m.counts || !m.silent {
 			continue
 		}
-		c.silent[name] = true
-		logger.Info("Agent is silent; its rules stand, its addresses are no longer published", "node", name)
-		if c.writer.leads() {
-			note := "portway-agent does not renew its Lease (timeout " + c.config.AgentTimeout.String() + "); its rules stand, but nobody looks after them"
-			c.writer.emit(c.nodeReference(name), []event{{reasonAgentSilent, actionProgram, note}})
+		due, known := c.silent[m.name]
+		if !known {
+			logger.Info("Agent is silent; its rules stand, its addresses are no longer published", "node", m.name)
+			if !m.unwitnessed {
+				due = now.Add(handOver)
+			}
 		}
+		if c.writer.leads() {
+			if now.Before(due) {
+				c.writer.emit(c.nodeReference(m.name), []event{agentSilent(m.name, c.config.AgentTimeout)})
+			}
+			due = time.Time{}
+		}
+		silent[m.name] = due
 	}
 	for name := range c.silent {
-		if !slices.Contains(silent, name) {
-			delete(c.silent, name)
+		if _, still := silent[name]; !still {
 			logger.Info("Agent is no longer silent, or its node does not count any more", "node", name)
 		}
 	}
+	c.silent = silent
+}
+
+func agentSilent(node string, timeout time.Duration) event {
+	return event{reasonAgentSilent, actionProgram, fmt.Sprintf("portway-agent has not renewed Lease %s for %s; its rules stand, but nobody looks after them; "+
+		"if this node runs none any more, delete the Lease", cluster.AgentLeasePrefix+node, timeout)}
 }
 
 func (c *controller) nodeReference(name string) *corev1.ObjectReference {

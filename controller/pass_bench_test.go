@@ -3,10 +3,12 @@ package controller
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
 	"k8s.io/utils/ptr"
@@ -64,6 +66,75 @@ func BenchmarkPass(b *testing.B) {
 	run("lease", func(int) { bench.renew("n00") })
 }
 
+// BenchmarkFleet is what thousands of nodes cost after an edit that none of them has
+// proven: of one Gateway, or of all.
+//
+//	reports   comparing every node's report with what is expected
+//	statuses  judging every Gateway
+//	names     addresses for Gateways that all ask for one that no node has
+func BenchmarkFleet(b *testing.B) {
+	const nodes, gateways = 5000, 1000
+	decision := func(edited int) *topology.Graph {
+		g := &topology.Graph{Gateways: map[types.NamespacedName]*topology.Gateway{}}
+		for i := range gateways {
+			key := types.NamespacedName{Namespace: "default", Name: fmt.Sprint("g", i)}
+			gateway := &topology.Gateway{Key: key, Digest: fmt.Sprintf("1:%016x", i*7919), Accepted: true, Source: testGateway(key.Name, 80)}
+			if i < edited {
+				gateway.Digest += "+"
+			}
+			gateway.Assignment.Addresses = addrs("10.0.0.1")
+			g.Gateways[key] = gateway
+		}
+		return g
+	}
+	var digests []string
+	for _, g := range decision(0).Gateways {
+		digests = append(digests, g.Digest)
+	}
+	slices.Sort(digests)
+	members := make([]member, nodes)
+	for i := range members {
+		name, addr := fmt.Sprintf("n%04d", i), fmt.Sprintf("10.0.%d.%d", i/250, i%250)
+		members[i] = servingMember(testMember(name, addr), addr)
+		members[i].report.Report.Committed = digests
+	}
+	heap := func() float64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return float64(m.HeapAlloc) / (1 << 20)
+	}
+	for name, edited := range map[string]int{"one": 1, "all": gateways} {
+		var r topology.Reports
+		after := decision(edited)
+		b.Run("reports/"+name, func(b *testing.B) {
+			before := heap()
+			var p *prover
+			for b.Loop() {
+				p = newProver(0)
+				r = p.reports(after, members)
+			}
+			b.ReportMetric(heap()-before, "heap-MB")
+			runtime.KeepAlive(p)
+		})
+		b.Run("statuses/"+name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				after.Statuses(r)
+			}
+		})
+	}
+	b.Run("names", func(b *testing.B) {
+		wanting := requesting("192.0.2.1")
+		for b.Loop() {
+			pool := newNodePool(members, corev1.NodeInternalIP)
+			for range gateways {
+				pool.assignOne(wanting)
+			}
+		}
+	})
+}
+
 func testService(name string) *corev1.Service {
 	return &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
@@ -104,7 +175,7 @@ func largeCluster(b *testing.B) *testbench {
 		digests = append(digests, g.Digest)
 	}
 	for i := range benchNodes {
-		store(testReport(fmt.Sprintf("n%02d", i), digests...))
+		store(bench.report(fmt.Sprintf("n%02d", i), digests...))
 	}
 	if err := bench.pass(bench.ctx, true); err != nil {
 		b.Fatal(err)

@@ -15,7 +15,10 @@ import (
 // change is something that has to be written: desired state of one object, to be
 // compared again with what the API holds by then.
 type change struct {
-	key   objectKey
+	key     objectKey
+	desired any
+	// wants reports whether another change of this key desires the same.
+	wants func(desired any) bool
 	write func(context.Context, *writer) (outcome, error)
 }
 
@@ -56,7 +59,12 @@ func (k *kind[P, S]) appendChange(changes []*change, object P, desired *S, now m
 		return changes
 	}
 	return append(changes, &change{
-		key: objectKey{k.name, types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}},
+		key:     objectKey{k.name, keyOf(object)},
+		desired: desired,
+		wants: func(other any) bool {
+			status, ok := other.(*S)
+			return ok && (status == nil) == (desired == nil) && (status == nil || k.equal(status, desired))
+		},
 		write: func(ctx context.Context, w *writer) (outcome, error) {
 			return write(ctx, w, k, object, desired)
 		},
@@ -69,11 +77,15 @@ func routeChanges[P object](k *kind[P, gatewayv1.RouteStatus], routes map[types.
 	var changes []*change
 	for key, route := range routes {
 		status, decided := want.Routes[topology.RouteKey{Kind: k.name, NamespacedName: key}]
-		if decided || hasEntryOf(k.status(route), ours) {
+		if decided || ownParents(k.status(route), ours) > 0 {
 			changes = k.appendChange(changes, route, &status, now)
 		}
 	}
 	return sorted(changes)
+}
+
+func keyOf(o object) types.NamespacedName {
+	return types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}
 }
 
 func sorted(changes []*change) []*change {

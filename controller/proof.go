@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
+	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/topology"
 )
 
@@ -20,7 +21,12 @@ type prover struct {
 	timeout  time.Duration // of silent agents, for the message
 	expected *expectation
 	proofs   map[string]proof
+	missing  map[string]gatewaySet // of proofs, by the set's key
 }
+
+// gatewaySet is one for all nodes that lack the same: after an edit that is all of
+// them, and thousands of nodes by thousands of Gateways would be much to keep.
+type gatewaySet = map[types.NamespacedName]bool
 
 // expectation is the digests nodes have to prove. Immutable.
 type expectation struct {
@@ -38,17 +44,18 @@ type proof struct {
 	expected *expectation
 	report   *v1alpha1.NodeReport
 	silent   bool
+	missing  string // key of result.Missing
 	result   topology.NodeReport
 }
 
 func newProver(timeout time.Duration) *prover {
-	return &prover{timeout: timeout, expected: &expectation{}, proofs: map[string]proof{}}
+	return &prover{timeout: timeout, expected: &expectation{}, proofs: map[string]proof{}, missing: map[string]gatewaySet{}}
 }
 
 // reports returns what the nodes that count have proven of a decision.
 func (p *prover) reports(g *topology.Graph, members []member) topology.Reports {
 	p.expect(g)
-	proofs := make(map[string]proof, len(members))
+	proofs, missing := make(map[string]proof, len(members)), map[string]gatewaySet{}
 	var r topology.Reports
 	for _, m := range members {
 		if !m.counts {
@@ -56,15 +63,15 @@ func (p *prover) reports(g *topology.Graph, members []member) topology.Reports {
 		}
 		known, ok := p.proofs[m.name]
 		if !ok || known.expected != p.expected || known.report != m.report || known.silent != m.silent {
-			known = proof{p.expected, m.report, m.silent, p.prove(m)}
+			known = p.prove(m)
 		}
-		proofs[m.name] = known
+		proofs[m.name], missing[known.missing] = known, known.result.Missing
 		r.Nodes = append(r.Nodes, known.result)
 		if m.silent {
 			r.Silent = append(r.Silent, m.name)
 		}
 	}
-	p.proofs = proofs
+	p.proofs, p.missing = proofs, missing
 	return r
 }
 
@@ -84,52 +91,69 @@ func (p *prover) expect(g *topology.Graph) {
 		e.byDigest = append(e.byDigest, expected{digest, gateway})
 	}
 	slices.SortFunc(e.byDigest, func(a, b expected) int { return cmp.Compare(a.digest, b.digest) })
-	p.expected = e
+	p.expected, p.missing = e, map[string]gatewaySet{}
 }
 
-func (p *prover) prove(m member) topology.NodeReport {
-	result := topology.NodeReport{Node: m.name}
+func (p *prover) prove(m member) proof {
+	made := proof{expected: p.expected, report: m.report, silent: m.silent, result: topology.NodeReport{Node: m.name}}
+	result := &made.result
 	if !readable(m.report) {
 		result.Unheard = unreadable(m.report)
 	} else {
-		result.Committed = p.expected.found(m.report.Report.Committed)
-		if len(result.Committed) < len(p.expected.byGateway) {
+		result.Committed = p.expected.byGateway
+		if made.missing = p.expected.missing(m.report.Report.Committed); made.missing != "" {
+			result.Missing = p.gateways(made.missing)
 			result.Errors = reportedErrors(m.report)
 		}
 	}
 	if m.silent {
-		result.Unheard = topology.AgentSilent(p.timeout)
+		result.Unheard = topology.AgentSilent(cluster.AgentLeasePrefix+m.name, p.timeout)
 	}
-	return result
+	return made
 }
 
-// found returns the Gateways whose digest is in the list. Nodes that have proven
-// everything, which is nearly always all of them, share one map.
-func (e *expectation) found(committed []string) map[types.NamespacedName]string {
+// missing returns the key of the set of Gateways whose digest is not in the list, a
+// bit for each; empty: all are.
+func (e *expectation) missing(committed []string) string {
 	if !slices.IsSorted(committed) {
 		committed = slices.Sorted(slices.Values(committed))
 	}
-	var missing []types.NamespacedName
+	var bits []byte
 	i := 0
-	for _, want := range e.byDigest {
+	for n, want := range e.byDigest {
 		for i < len(committed) && committed[i] < want.digest {
 			i++
 		}
-		if i == len(committed) || committed[i] != want.digest {
-			missing = append(missing, want.gateway)
+		if i < len(committed) && committed[i] == want.digest {
+			continue
+		}
+		if bits == nil {
+			bits = make([]byte, (len(e.byDigest)+7)/8)
+		}
+		bits[n/8] |= 1 << (n % 8)
+	}
+	return string(bits)
+}
+
+// gateways returns the set that a key stands for.
+func (p *prover) gateways(key string) gatewaySet {
+	if set, ok := p.missing[key]; ok {
+		return set
+	}
+	set := gatewaySet{}
+	for n, want := range p.expected.byDigest {
+		if key[n/8]&(1<<(n%8)) != 0 {
+			set[want.gateway] = true
 		}
 	}
-	if len(missing) == 0 {
-		return e.byGateway
-	}
-	found := maps.Clone(e.byGateway)
-	for _, gateway := range missing {
-		delete(found, gateway)
-	}
-	return found
+	p.missing[key] = set
+	return set
 }
 
 func reportedErrors(report *v1alpha1.NodeReport) map[types.NamespacedName]string {
+	if len(report.Report.Errors) == 0 {
+		return nil
+	}
 	errs := make(map[types.NamespacedName]string, len(report.Report.Errors))
 	for _, e := range report.Report.Errors {
 		namespace, name, _ := strings.Cut(e.Gateway, "/")

@@ -32,9 +32,10 @@ type Cluster struct {
 	Synced <-chan struct{}
 	// Served returns the version that each kind is read in.
 	Served func() map[string]string
-	// Gateway and Core write statuses and Events, within the configured rate.
+	// Gateway writes statuses, within the configured rate.
 	Gateway gatewayclient.Interface
-	Core    kubernetes.Interface
+	// Events has a limit of its own: statuses do not wait for Events.
+	Events kubernetes.Interface
 	// Election is for the leader's Lease only: its renewals wait for nobody.
 	Election kubernetes.Interface
 }
@@ -43,13 +44,15 @@ type Cluster struct {
 // started has ended and, if it was the leader, others may lead at once.
 func Run(ctx context.Context, o Options, c Cluster) error {
 	registerMetrics()
-	recorder, stopEvents, err := newRecorder(ctx, c.Core)
+	recorder, stopEvents, err := newRecorder(ctx, c.Events)
 	if err != nil {
 		return err
 	}
 	defer stopEvents()
 	w := newWriter(newClients(c.Gateway, c.Served), clock.RealClock{}, recorder, o.Config.Workers)
-	loop := newController(o.Config, c.Source, w, clock.RealClock{})
+	api := newReach(clock.RealClock{}, o.LeaderElection)
+	lock := api.listen(o.LeaderElection.lock(c.Election.CoordinationV1()))
+	loop := newController(o.Config, c.Source, w, clock.RealClock{}, api)
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -68,8 +71,12 @@ func Run(ctx context.Context, o Options, c Cluster) error {
 		return nil
 	case <-c.Synced:
 	}
+	api.heard()
+	if !o.LeaderElection.Enabled {
+		running.Go(func() { api.probe(ctx, lock) })
+	}
 	running.Go(func() {
-		if err := lead(ctx, o.LeaderElection, c.Election.CoordinationV1(), w); err != nil {
+		if err := lead(ctx, o.LeaderElection, lock, w); err != nil {
 			cancel(err)
 		}
 	})

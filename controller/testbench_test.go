@@ -3,6 +3,7 @@ package controller
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -44,6 +45,8 @@ type testbench struct {
 	client *gatewayfake.Clientset
 	events *eventLog
 	served map[string]string
+	// hearing of the next controller; nil: always.
+	hearing hearing
 	*controller
 
 	version int
@@ -65,11 +68,34 @@ func newTestbench(tb testing.TB) *testbench {
 	return b
 }
 
-// newFakeAPI returns a clientset whose updates have versions and conflicts.
+// newFakeAPI returns a clientset whose writes have versions and conflicts.
 func newFakeAPI() *gatewayfake.Clientset {
 	client := gatewayfake.NewSimpleClientset()
 	var mu sync.Mutex
 	version := 1000
+	client.PrependReactor("patch", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		patch := action.(clienttesting.PatchActionImpl)
+		var sent map[string]map[string]any
+		if err := json.Unmarshal(patch.Patch, &sent); err != nil {
+			return true, nil, err
+		}
+		current, err := client.Tracker().Get(action.GetResource(), action.GetNamespace(), patch.Name)
+		if err != nil {
+			return true, nil, err
+		}
+		c, _ := meta.Accessor(current)
+		if c.GetResourceVersion() != sent["metadata"]["resourceVersion"] {
+			return true, nil, apierrors.NewConflict(action.GetResource().GroupResource(), patch.Name, fmt.Errorf("it is version %s", c.GetResourceVersion()))
+		}
+		version++
+		sent["metadata"]["resourceVersion"] = strconv.Itoa(version)
+		if patch.Patch, err = json.Marshal(sent); err != nil {
+			return true, nil, err
+		}
+		return clienttesting.ObjectReaction(client.Tracker())(patch)
+	})
 	client.PrependReactor("update", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -95,9 +121,10 @@ func (b *testbench) restart() {
 	config := DefaultConfig()
 	w := newWriter(newClients(b.client, func() map[string]string { return b.served }), b.clock, b.events, config.Workers)
 	old := b.controller
-	b.controller = newController(config, b.store, w, b.clock)
+	b.controller = newController(config, b.store, w, b.clock, b.hearing)
 	if old != nil {
 		b.snapshot, b.fleet = old.snapshot, old.fleet
+		b.snapshot.Addresses = nil // of the decision that is to be made
 	}
 }
 
@@ -300,8 +327,18 @@ func (b *testbench) prove(names ...string) {
 	}
 	slices.Sort(digests)
 	for _, name := range names {
-		b.put(testReport(name, digests...))
+		b.put(b.report(name, digests...))
 	}
+}
+
+// report is of an agent that serves at all addresses of its Node, as the last pass saw
+// that.
+func (b *testbench) report(name string, digests ...string) *v1alpha1.NodeReport {
+	report := testReport(name, digests...)
+	for _, addr := range nodeAddresses(b.fleet.Nodes[name], corev1.NodeInternalIP) {
+		report.Report.Addresses = append(report.Report.Addresses, addr.String())
+	}
+	return report
 }
 
 func testNode(name string, ready bool, addresses ...string) *corev1.Node {

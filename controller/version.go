@@ -8,8 +8,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
-	gatewayv1alpha2 "sigs.k8s.io/gateway-api/apis/v1alpha2"
 	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
+
+	"github.com/portway-dev/portway/cluster"
 )
 
 // servedClient writes a kind in the version that it is read in, which changes when
@@ -56,33 +57,15 @@ func (c tcpRouteV1alpha2) Get(ctx context.Context, key types.NamespacedName) (*g
 	if err != nil {
 		return nil, err
 	}
-	return tcpRouteFrom(old), nil
+	return cluster.TCPRouteFromV1alpha2(old), nil
 }
 
 func (c tcpRouteV1alpha2) UpdateStatus(ctx context.Context, route *gatewayv1.TCPRoute) (*gatewayv1.TCPRoute, error) {
-	old, err := c.client.GatewayV1alpha2().TCPRoutes(route.Namespace).UpdateStatus(ctx, tcpRouteTo(route), asOurs)
+	old, err := c.client.GatewayV1alpha2().TCPRoutes(route.Namespace).UpdateStatus(ctx, cluster.TCPRouteToV1alpha2(route), asOurs)
 	if err != nil {
 		return nil, err
 	}
-	return tcpRouteFrom(old), nil
-}
-
-func tcpRouteFrom(old *gatewayv1alpha2.TCPRoute) *gatewayv1.TCPRoute {
-	route := &gatewayv1.TCPRoute{ObjectMeta: old.ObjectMeta, Status: gatewayv1.TCPRouteStatus(old.Status)}
-	route.Spec.CommonRouteSpec = old.Spec.CommonRouteSpec
-	for _, rule := range old.Spec.Rules {
-		route.Spec.Rules = append(route.Spec.Rules, gatewayv1.TCPRouteRule(rule))
-	}
-	return route
-}
-
-func tcpRouteTo(route *gatewayv1.TCPRoute) *gatewayv1alpha2.TCPRoute {
-	old := &gatewayv1alpha2.TCPRoute{ObjectMeta: route.ObjectMeta, Status: gatewayv1alpha2.TCPRouteStatus(route.Status)}
-	old.Spec.CommonRouteSpec = route.Spec.CommonRouteSpec
-	for _, rule := range route.Spec.Rules {
-		old.Spec.Rules = append(old.Spec.Rules, gatewayv1alpha2.TCPRouteRule(rule))
-	}
-	return old
+	return cluster.TCPRouteFromV1alpha2(old), nil
 }
 
 // udpRouteV1alpha2 is the same for UDPRoutes.
@@ -93,31 +76,13 @@ func (c udpRouteV1alpha2) Get(ctx context.Context, key types.NamespacedName) (*g
 	if err != nil {
 		return nil, err
 	}
-	return udpRouteFrom(old), nil
+	return cluster.UDPRouteFromV1alpha2(old), nil
 }
 
 func (c udpRouteV1alpha2) UpdateStatus(ctx context.Context, route *gatewayv1.UDPRoute) (*gatewayv1.UDPRoute, error) {
-	old, err := c.client.GatewayV1alpha2().UDPRoutes(route.Namespace).UpdateStatus(ctx, udpRouteTo(route), asOurs)
+	old, err := c.client.GatewayV1alpha2().UDPRoutes(route.Namespace).UpdateStatus(ctx, cluster.UDPRouteToV1alpha2(route), asOurs)
 	if err != nil {
 		return nil, err
 	}
-	return udpRouteFrom(old), nil
-}
-
-func udpRouteFrom(old *gatewayv1alpha2.UDPRoute) *gatewayv1.UDPRoute {
-	route := &gatewayv1.UDPRoute{ObjectMeta: old.ObjectMeta, Status: gatewayv1.UDPRouteStatus(old.Status)}
-	route.Spec.CommonRouteSpec = old.Spec.CommonRouteSpec
-	for _, rule := range old.Spec.Rules {
-		route.Spec.Rules = append(route.Spec.Rules, gatewayv1.UDPRouteRule(rule))
-	}
-	return route
-}
-
-func udpRouteTo(route *gatewayv1.UDPRoute) *gatewayv1alpha2.UDPRoute {
-	old := &gatewayv1alpha2.UDPRoute{ObjectMeta: route.ObjectMeta, Status: gatewayv1alpha2.UDPRouteStatus(route.Status)}
-	old.Spec.CommonRouteSpec = route.Spec.CommonRouteSpec
-	for _, rule := range route.Spec.Rules {
-		old.Spec.Rules = append(old.Spec.Rules, gatewayv1alpha2.UDPRouteRule(rule))
-	}
-	return old
+	return cluster.UDPRouteFromV1alpha2(old), nil
 }

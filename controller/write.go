@@ -5,7 +5,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // maxConflicts is how often a write starts over at once before it is queued again.
@@ -26,9 +25,17 @@ const (
 // it (nil): compare and update, and once more from what the API holds after a
 // conflict. What others wrote into the status meanwhile stays.
 func write[P object, S any](ctx context.Context, w *writer, k *kind[P, S], object P, desired *S) (outcome, error) {
-	seen := seenObject{k.name, object.GetUID(), object.GetResourceVersion()}
+	id, version := objectID{k.name, object.GetUID()}, object.GetResourceVersion()
 	base := object
-	if latest, ok := w.recall(seen); ok {
+	if latest := w.recall(id, version); latest != nil {
+		if now := w.clock.Now(); latest.doubtful(version, now) {
+			fresh, end, err := k.reread(ctx, object)
+			if end != "" {
+				return end, err
+			}
+			latest = latest.again(fresh, now)
+			w.remember(id, latest)
+		}
 		if refused, ok := latest.refused.(*S); ok && desired != nil && k.equal(refused, desired) {
 			return outcomeUnchanged, nil
 		}
@@ -49,13 +56,13 @@ func write[P object, S any](ctx context.Context, w *writer, k *kind[P, S], objec
 		written, err := k.client.UpdateStatus(ctx, next)
 		switch {
 		case err == nil:
-			latest := writtenObject{object: written}
+			latest := &writtenObject{object: written, at: now.Time, seen: version}
 			if desired != nil && !k.equal(k.status(written), &after) {
 				// An older CRD has no such field: asking again changes nothing.
 				latest.refused = desired
 			}
-			w.remember(seen, latest)
-			w.emit(base, k.events(before, &after))
+			w.remember(id, latest)
+			w.emit(base, k.events(before, &after, desired))
 			return outcomeWritten, nil
 		case apierrors.IsNotFound(err):
 			return outcomeGone, nil
@@ -63,14 +70,24 @@ func write[P object, S any](ctx context.Context, w *writer, k *kind[P, S], objec
 			return outcomeFailed, err
 		}
 		w.conflict(k.name)
-		base, err = k.client.Get(ctx, types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()})
-		switch {
-		case apierrors.IsNotFound(err):
-			return outcomeGone, nil
-		case err != nil:
-			return outcomeFailed, err
-		case base.GetUID() != object.GetUID() || base.GetGeneration() != object.GetGeneration():
-			return outcomeOvertaken, nil
+		fresh, end, err := k.reread(ctx, object)
+		if end != "" {
+			return end, err
 		}
+		base = fresh
 	}
+}
+
+// reread returns what the API holds now, or how a write of it has to end.
+func (k *kind[P, S]) reread(ctx context.Context, object P) (fresh P, end outcome, err error) {
+	fresh, err = k.client.Get(ctx, keyOf(object))
+	switch {
+	case apierrors.IsNotFound(err):
+		return fresh, outcomeGone, nil
+	case err != nil:
+		return fresh, outcomeFailed, err
+	case fresh.GetUID() != object.GetUID() || fresh.GetGeneration() != object.GetGeneration():
+		return fresh, outcomeOvertaken, nil
+	}
+	return fresh, "", nil
 }

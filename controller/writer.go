@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,8 +16,17 @@ import (
 	"github.com/portway-dev/portway/topology"
 )
 
-// writeTimeout bounds one change, the client's own rate limit included.
-const writeTimeout = 30 * time.Second
+const (
+	// writeTimeout bounds one change, the client's own rate limit included.
+	writeTimeout = 30 * time.Second
+	// unseenFor is how long it is believed that an object is as the API answered to
+	// a write although the informers show it as before: as long as from one full
+	// pass to the next. Somebody may have restored what was there, and that is
+	// nothing new to informers.
+	unseenFor = 30 * time.Second
+	// refusedFor is how long the API is not asked again for what it did not take over.
+	refusedFor = 10 * time.Minute
+)
 
 // writer writes what the last pass found to differ, while it leads. Passes never
 // wait for it. Safe for concurrent use.
@@ -26,30 +36,54 @@ type writer struct {
 	recorder recorder
 	workers  int
 
-	term sync.Mutex // held while writing; it tells when that has ended
+	term chan struct{} // full while writing; it tells when that has ended
 
 	failing atomic.Bool // the last write failed
 
 	mu      sync.Mutex // guards everything below
 	pending map[objectKey]*change
-	// written is what the API answered, by what a Snapshot still shows: passes
-	// run before the informers have seen our writes.
-	written map[seenObject]writtenObject
-	queues  *queues // nil while not leading
+	// written is what the API answered last, while Snapshots show what was there
+	// before: passes run before the informers have seen our writes.
+	written     map[objectID]*writtenObject
+	crdVersions map[string]string // of the last Snapshot
+	queues      *queues           // nil while not leading
 }
 
-// seenObject is a version of an object as a Snapshot showed it.
-type seenObject struct {
-	kind            gatewayv1.Kind
-	uid             types.UID
-	resourceVersion string
+// objectID tells an object from a later one of the same name.
+type objectID struct {
+	kind gatewayv1.Kind
+	uid  types.UID
 }
 
+// writtenObject is the last answer of the API about an object. Immutable.
 type writtenObject struct {
-	object any // the kind's object type
+	object object
+	at     time.Time
+	// seen is the version that the Snapshot showed which the write came from.
+	seen string
 	// refused is the desired status that the API did not take over in full, nil
 	// where it did.
 	refused any
+}
+
+// speaksOf reports whether the answer is about what a Snapshot shows in a version:
+// it is newer than that, or of that version and lacks what the API refused.
+func (o *writtenObject) speaksOf(version string) bool {
+	return version == o.seen || o.refused != nil && version == o.object.GetResourceVersion()
+}
+
+// doubtful reports whether the API has to be asked whether it still is so.
+func (o *writtenObject) doubtful(version string, now time.Time) bool {
+	return version != o.object.GetResourceVersion() && now.Sub(o.at) >= unseenFor
+}
+
+// again is the answer to that question.
+func (o *writtenObject) again(fresh object, now time.Time) *writtenObject {
+	answer := &writtenObject{object: fresh, at: now, seen: o.seen}
+	if fresh.GetResourceVersion() == o.object.GetResourceVersion() {
+		answer.refused = o.refused
+	}
+	return answer
 }
 
 // queues hold the keys of changes. Routes are many and wait for each other only.
@@ -59,37 +93,45 @@ type queues struct {
 
 func newWriter(c clients, clock clock.PassiveClock, r recorder, workers int) *writer {
 	return &writer{
-		clients: c, clock: clock, recorder: r, workers: workers,
-		pending: map[objectKey]*change{}, written: map[seenObject]writtenObject{},
+		clients: c, clock: clock, recorder: r, workers: workers, term: make(chan struct{}, 1),
+		pending: map[objectKey]*change{}, written: map[objectID]*writtenObject{},
 	}
 }
 
-// offer replaces what is to be written.
+// offer replaces what is to be written. What failed waits for its turn unless
+// something else is wanted by now.
 func (w *writer) offer(changes []*change) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	before := w.pending
 	w.pending = make(map[objectKey]*change, len(changes))
 	for _, c := range changes {
 		w.pending[c.key] = c
-		w.queues.add(c.key)
+		if old := before[c.key]; old == nil || !c.wants(old.desired) {
+			w.queues.add(c.key)
+		}
 	}
 	pendingWrites.Set(float64(len(w.pending)))
 }
 
 // settle forgets what was written to objects that Snapshots show a later version
-// of.
+// of, and what other CRDs than the present ones refused.
 func (w *writer) settle(s *topology.Snapshot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	upgraded := !maps.Equal(w.crdVersions, s.CRDVersions)
+	w.crdVersions = s.CRDVersions
 	if len(w.written) == 0 {
 		return
 	}
-	still := make(map[seenObject]writtenObject, len(w.written))
+	still := make(map[objectID]*writtenObject, len(w.written))
 	keep := func(kind gatewayv1.Kind, o object) {
-		seen := seenObject{kind, o.GetUID(), o.GetResourceVersion()}
-		if latest, ok := w.written[seen]; ok {
-			still[seen] = latest
+		id := objectID{kind, o.GetUID()}
+		latest := w.written[id]
+		if latest == nil || !latest.speaksOf(o.GetResourceVersion()) || upgraded && latest.refused != nil {
+			return
 		}
+		still[id] = latest
 	}
 	for _, o := range s.GatewayClasses {
 		keep("GatewayClass", o)
@@ -109,23 +151,34 @@ func (w *writer) settle(s *topology.Snapshot) {
 	w.written = still
 }
 
-func (w *writer) recall(seen seenObject) (writtenObject, bool) {
+// recall returns the last answer about an object, nil if there was none, the
+// Snapshot shows a later one, or what was refused may be taken over by now.
+func (w *writer) recall(id objectID, version string) *writtenObject {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	latest, ok := w.written[seen]
-	return latest, ok
+	latest := w.written[id]
+	if latest == nil || !latest.speaksOf(version) {
+		return nil
+	}
+	if latest.refused != nil && w.clock.Since(latest.at) >= refusedFor {
+		return nil
+	}
+	return latest
 }
 
-func (w *writer) remember(seen seenObject, latest writtenObject) {
+func (w *writer) remember(id objectID, latest *writtenObject) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.written[seen] = latest
+	w.written[id] = latest
 }
 
 // run writes until ctx ends and every write has ended.
 func (w *writer) run(ctx context.Context) {
-	w.term.Lock()
-	defer w.term.Unlock()
+	w.term <- struct{}{}
+	defer func() { <-w.term }()
+	if ctx.Err() != nil {
+		return
+	}
 	leading.Set(1)
 	defer leading.Set(0)
 	q := w.open()
@@ -231,9 +284,13 @@ func (w *writer) process(ctx context.Context, key objectKey) error {
 	logger.V(4).Info("Status", "kind", key.kind, "object", key.NamespacedName, "outcome", result)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.pending[key] == c {
+	switch w.pending[key] {
+	case nil:
+	case c:
 		delete(w.pending, key)
 		pendingWrites.Set(float64(len(w.pending)))
+	default: // offered anew meanwhile, perhaps because of what was not there before
+		w.queues.add(key)
 	}
 	return nil
 }
@@ -245,6 +302,6 @@ func (w *writer) conflict(kind gatewayv1.Kind) {
 
 // ended returns when nothing is being written.
 func (w *writer) ended() {
-	w.term.Lock()
-	defer w.term.Unlock()
+	w.term <- struct{}{}
+	<-w.term
 }

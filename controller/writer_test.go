@@ -16,6 +16,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/topology"
 )
 
@@ -46,7 +47,7 @@ func TestPassBeforeInformersSeeWrites(t *testing.T) {
 	b.put(testGateway("g", 80), testRoute("r", "g"))
 	b.step()
 	b.write()
-	want := []string{"get gatewayclasses", "update gatewayclasses", "update gatewayclasses", "update gateways", "update tcproutes"}
+	want := []string{"get gatewayclasses", "patch gatewayclasses", "update gatewayclasses", "update gateways", "update tcproutes"}
 	calls := b.calls()
 	slices.Sort(calls)
 	if diff := cmp.Diff(want, calls); diff != "" {
@@ -388,7 +389,7 @@ func TestRoutesOfV1alpha2(t *testing.T) {
 	r := testRoute("r", "g")
 	r.Spec.Rules = append(r.Spec.Rules, r.Spec.Rules[0])
 	b.put(testGateway("g", 80), r)
-	old := tcpRouteTo(r)
+	old := cluster.TCPRouteToV1alpha2(r)
 	if err := b.client.Tracker().Create(resourceOf("v1alpha2", "tcproutes"), old.DeepCopy(), "default"); err != nil {
 		t.Fatal(err)
 	}

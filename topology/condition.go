@@ -155,26 +155,28 @@ func withHint(message, hint string) string {
 // waitingFor reads "3/5 nodes; waiting for node-b (last error: …), node-d".
 func (g *Gateway) waitingFor(behind []NodeReport, nodes int) string {
 	const shown, errorLength = 3, 256
-	names := make([]string, len(behind))
-	for i, node := range behind {
+	names := make([]string, min(len(behind), shown))
+	for i := range names {
+		node := &behind[i]
 		names[i] = node.Node
-		if i >= shown {
-			continue
-		}
 		if problem := cmp.Or(node.Unheard, node.Errors[g.Key]); problem != "" {
 			names[i] += fmt.Sprintf(" (last error: %s)", truncate(problem, errorLength))
 		}
 	}
-	return fmt.Sprintf("%d/%d nodes; waiting for %s", nodes-len(behind), nodes, atMost(shown, names))
+	waiting := strings.Join(names, ", ")
+	if more := len(behind) - shown; more > 0 {
+		waiting += fmt.Sprintf(" and %d more", more)
+	}
+	return fmt.Sprintf("%d/%d nodes; waiting for %s", nodes-len(behind), nodes, waiting)
 }
 
 // AgentNotReported says of a node that its agent has not said anything yet.
 func AgentNotReported() string { return "its agent has not reported since the node booted" }
 
-// AgentSilent says of a node that its agent has not shown for a time, a
-// time.Duration, that it is alive.
-func AgentSilent(timeout fmt.Stringer) string {
-	return fmt.Sprintf("its agent has been silent for more than %s", timeout)
+// AgentSilent says of a node that its agent has not renewed its Lease for a time, a
+// time.Duration.
+func AgentSilent(lease string, timeout fmt.Stringer) string {
+	return fmt.Sprintf("its agent has been silent for more than %s; if it runs none any more, delete Lease %s", timeout, lease)
 }
 
 // AgentNotUnderstood says of a node that its agent reports in another version.
@@ -182,12 +184,18 @@ func AgentNotUnderstood(version, known int32) string {
 	return fmt.Sprintf("its agent reports in version %d, this controller reads version %d; run the same release on both", version, known)
 }
 
-// everyNodeServes names the nodes that do so unattended.
+// everyNodeServes names the nodes that do so unattended, a few: with their number it
+// would be another message for every Gateway each time that it changes.
 func everyNodeServes(silent []string) string {
+	const shown = 3
 	if len(silent) == 0 {
 		return messageProgrammed
 	}
-	return fmt.Sprintf("%s; no news from the agent of %s, whose rules stand", messageProgrammed, atMost(3, silent))
+	names := strings.Join(silent[:min(len(silent), shown)], ", ")
+	if len(silent) > shown {
+		names += " and others"
+	}
+	return fmt.Sprintf("%s; no news from the agent of %s, whose rules stand; if a node runs none any more, delete its Lease agent-<node>", messageProgrammed, names)
 }
 
 // truncate cuts a text that others wrote to n bytes, so that a few of them fit

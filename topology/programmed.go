@@ -13,33 +13,44 @@ import (
 // nearly all have proven the same.
 type fleet struct {
 	Reports
-	groups [][]NodeReport // those of a group share one map
+	groups [][]NodeReport // those of a group share their maps; by name
 }
 
 func newFleet(r Reports) fleet {
 	f := fleet{Reports: r}
-	group := map[uintptr]int{}
+	type shared struct{ committed, missing uintptr }
+	group := map[shared]int{}
 	for _, node := range r.Nodes {
-		shared := reflect.ValueOf(node.Committed).Pointer()
-		i, known := group[shared]
+		maps := shared{reflect.ValueOf(node.Committed).Pointer(), reflect.ValueOf(node.Missing).Pointer()}
+		i, known := group[maps]
 		if !known {
 			i = len(f.groups)
-			group[shared], f.groups = i, append(f.groups, nil)
+			group[maps], f.groups = i, append(f.groups, nil)
 		}
 		f.groups[i] = append(f.groups[i], node)
+	}
+	for _, nodes := range f.groups {
+		slices.SortFunc(nodes, byNode)
 	}
 	return f
 }
 
-// behind returns the nodes that have not proven a Gateway, by name.
+func byNode(a, b NodeReport) int { return cmp.Compare(a.Node, b.Node) }
+
+// behind returns the nodes that have not proven a Gateway, by name. After an edit they
+// are thousands, and most often of one group.
 func (f *fleet) behind(g *Gateway) []NodeReport {
-	var behind []NodeReport
+	var groups [][]NodeReport
 	for _, nodes := range f.groups {
-		if nodes[0].Committed[g.Key] != g.Digest {
-			behind = append(behind, nodes...)
+		if nodes[0].Committed[g.Key] != g.Digest || nodes[0].Missing[g.Key] {
+			groups = append(groups, nodes)
 		}
 	}
-	slices.SortFunc(behind, func(a, b NodeReport) int { return cmp.Compare(a.Node, b.Node) })
+	if len(groups) == 1 {
+		return groups[0]
+	}
+	behind := slices.Concat(groups...)
+	slices.SortFunc(behind, byNode)
 	return behind
 }
 

@@ -26,8 +26,8 @@ type Reports struct {
 	// Nodes that count: ready nodes that run an agent, in any order. None →
 	// False/NoResources.
 	Nodes []NodeReport
-	// Silent names those of Nodes whose agent is not heard of: their rules stand, but
-	// nobody looks after them.
+	// Silent names, in order, those of Nodes whose agent is not heard of: their rules
+	// stand, but nobody looks after them.
 	Silent []string
 }
 
@@ -35,9 +35,10 @@ type Reports struct {
 type NodeReport struct {
 	Node string
 	// Committed is, per Gateway, the digest whose rules are in this node's kernel.
-	// Nodes that have proven the same may share one map, which is then looked at
-	// once for all of them.
 	Committed map[types.NamespacedName]string
+	// Missing takes Gateways out of Committed again. Nodes may so share the two maps
+	// with all that have proven the same, which are then looked at once.
+	Missing map[types.NamespacedName]bool
 	// Errors is, per Gateway, why the current digest is not; may be absent while a
 	// node is merely behind.
 	Errors map[types.NamespacedName]string

@@ -13,9 +13,10 @@ import (
 	"github.com/portway-dev/portway/controller"
 )
 
-// connect runs the controller on a live cluster until ctx ends. Reading, writing
-// and the leader's Lease have connections of their own limits: a thousand statuses
-// that wait for their turn must not hold up a watch or a renewal.
+// eventQPS is how many Events per second are written, beside the statuses.
+const eventQPS = 10
+
+// connect runs the controller on a live cluster until ctx ends.
 func connect(ctx context.Context, o controller.Options) error {
 	config, err := cluster.ClientConfig(o.Kubeconfig)
 	switch {
@@ -26,25 +27,10 @@ func connect(ctx context.Context, o controller.Options) error {
 	}
 	config.UserAgent = "portway-controller/" + version
 
-	reading := rest.CopyConfig(config)
-	reading.QPS, reading.Burst = 20, 50 // lists and discovery; watches do not count
-	readers, err := cluster.NewClients(reading)
+	readers, writers, err := clients(config, o)
 	if err != nil {
 		return err
 	}
-	writing := rest.CopyConfig(config)
-	writing.QPS, writing.Burst = o.KubeQPS, o.KubeBurst
-	writers, err := cluster.NewClients(writing)
-	if err != nil {
-		return err
-	}
-	election := rest.CopyConfig(config)
-	election.Timeout = o.LeaderElection.RenewDeadline / 2
-	leases, err := kubernetes.NewForConfig(election)
-	if err != nil {
-		return fmt.Errorf("set up the client for the leader's Lease: %w", err)
-	}
-
 	store := cluster.NewStore()
 	liveConfig := cluster.DefaultLiveConfig()
 	liveConfig.Clients, liveConfig.Role, liveConfig.Namespace = readers, cluster.ForController, o.Namespace
@@ -55,8 +41,36 @@ func connect(ctx context.Context, o controller.Options) error {
 	watcher.Go(func() { live.Run(watching) })
 	defer watcher.Wait()
 	defer stop()
-	return controller.Run(ctx, o, controller.Cluster{
-		Source: store, Synced: live.Synced(), Served: live.Served,
-		Gateway: writers.Gateway, Core: writers.Core, Election: leases,
-	})
+	writers.Source, writers.Synced, writers.Served = store, live.Synced(), live.Served
+	return controller.Run(ctx, o, writers)
+}
+
+// clients returns what reads and what writes. Reading, statuses, Events and the
+// leader's Lease have limits of their own: a thousand statuses that wait for their
+// turn must not hold up a watch or a renewal, nor a thousand Events the statuses.
+func clients(config *rest.Config, o controller.Options) (readers cluster.Clients, writers controller.Cluster, err error) {
+	limited := func(qps float32, burst int) (cluster.Clients, error) {
+		config := rest.CopyConfig(config)
+		config.QPS, config.Burst = qps, burst
+		return cluster.NewClients(config)
+	}
+	readers, err = limited(20, 50) // lists and discovery; watches do not count
+	if err != nil {
+		return readers, writers, err
+	}
+	statuses, err := limited(o.KubeQPS, o.KubeBurst)
+	if err != nil {
+		return readers, writers, err
+	}
+	events, err := limited(eventQPS, 5*eventQPS)
+	if err != nil {
+		return readers, writers, err
+	}
+	election := rest.CopyConfig(config)
+	election.Timeout = o.LeaderElection.RenewDeadline / 2
+	leases, err := kubernetes.NewForConfig(election)
+	if err != nil {
+		return readers, writers, fmt.Errorf("set up the client for the leader's Lease: %w", err)
+	}
+	return readers, controller.Cluster{Gateway: statuses.Gateway, Events: events.Core, Election: leases}, nil
 }

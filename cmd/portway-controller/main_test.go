@@ -5,6 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/flowcontrol"
+
 	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/controller"
 )
@@ -40,5 +43,30 @@ func TestNoCluster(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	if err := connect(t.Context(), controller.DefaultOptions()); !errors.Is(err, cluster.ErrNoCluster) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestClientsDoNotShareLimits: statuses wait neither for Events nor for lists.
+func TestClientsDoNotShareLimits(t *testing.T) {
+	o := controller.DefaultOptions()
+	readers, writers, err := clients(&rest.Config{Host: "https://127.0.0.1:1"}, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limits := map[string]flowcontrol.RateLimiter{
+		"reading":  readers.Gateway.GatewayV1().RESTClient().GetRateLimiter(),
+		"statuses": writers.Gateway.GatewayV1().RESTClient().GetRateLimiter(),
+		"events":   writers.Events.EventsV1().RESTClient().GetRateLimiter(),
+		"election": writers.Election.CoordinationV1().RESTClient().GetRateLimiter(),
+	}
+	for name, limit := range limits {
+		for other, same := range limits {
+			if name != other && limit == same {
+				t.Errorf("%s share the limit of %s", name, other)
+			}
+		}
+	}
+	if qps := limits["statuses"].QPS(); qps != o.KubeQPS {
+		t.Errorf("%g statuses per second", qps)
 	}
 }
