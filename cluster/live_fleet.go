@@ -40,11 +40,11 @@ type fleet struct {
 func (f *fleet) put(object Object) (changed bool) {
 	switch o := object.(type) {
 	case *corev1.Node:
-		changed = f.nodes.set(o.Name, o)
+		changed, _ = f.nodes.set(o.Name, o)
 	case *v1alpha1.NodeReport:
-		changed = f.reports.set(o.Name, o)
+		changed, _ = f.reports.set(o.Name, o)
 	case *coordinationv1.Lease:
-		changed = f.leases.set(strings.TrimPrefix(o.Name, AgentLeasePrefix), o)
+		changed, _ = f.leases.set(strings.TrimPrefix(o.Name, AgentLeasePrefix), o)
 	}
 	f.stale = f.stale || changed
 	return changed

@@ -22,6 +22,9 @@ type Update struct {
 	// Update of a Store always has one. Addresses are left to the caller, see Assign
 	// and Assigned.
 	Snapshot *topology.Snapshot
+	// StatusOnly: since the last Snapshot nothing changed but statuses, of which only
+	// the addresses of Gateways are an input of any decision.
+	StatusOnly bool
 	// Slices holds, per Service whose EndpointSlices changed, its complete list
 	// sorted by name; an empty list means that none is left.
 	Slices map[types.NamespacedName][]*discoveryv1.EndpointSlice
@@ -52,12 +55,13 @@ type Store struct {
 	fleet  fleet
 	// stale: the next Update needs a Snapshot.
 	stale   bool
+	decides bool // not for statuses only
 	partial bool
 }
 
 // NewStore returns an empty Store.
 func NewStore() *Store {
-	return &Store{changed: make(chan struct{}, 1), slices: newSliceIndex(), stale: true}
+	return &Store{changed: make(chan struct{}, 1), slices: newSliceIndex(), stale: true, decides: true}
 }
 
 // Changed signals that Next has something new; signals coalesce.
@@ -128,7 +132,8 @@ func (s *Store) Next() Update {
 	}
 	update := Update{Slices: s.slices.next(), Fleet: s.fleet.next(), Partial: s.partial}
 	if s.stale {
-		s.stale = false
+		update.StatusOnly = !s.decides
+		s.stale, s.decides = false, false
 		update.Snapshot = &topology.Snapshot{
 			GatewayClasses:  s.classes.share(),
 			Gateways:        s.gateways.share(),
@@ -145,34 +150,37 @@ func (s *Store) Next() Update {
 }
 
 func (s *Store) put(object Object) (changed bool, err error) {
+	decides := false
 	key := types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}
 	switch o := object.(type) {
 	case *gatewayv1.GatewayClass:
-		changed = s.classes.set(key.Name, o)
+		changed, decides = s.classes.set(key.Name, o)
 	case *gatewayv1.Gateway:
-		changed = s.gateways.set(key, o)
+		changed, decides = s.gateways.set(key, o)
 	case *gatewayv1.ListenerSet:
-		changed = s.sets.set(key, o)
+		changed, decides = s.sets.set(key, o)
 	case *gatewayv1.TCPRoute:
-		changed = s.tcpRoutes.set(key, o)
+		changed, decides = s.tcpRoutes.set(key, o)
 	case *gatewayv1.UDPRoute:
-		changed = s.udpRoutes.set(key, o)
+		changed, decides = s.udpRoutes.set(key, o)
 	case *gatewayv1.ReferenceGrant:
-		changed = s.grants.set(key, o)
+		changed, decides = s.grants.set(key, o)
 	case *corev1.Namespace:
-		changed = s.namespaces.set(key.Name, o)
+		changed, decides = s.namespaces.set(key.Name, o)
 	case *corev1.Service:
-		changed = s.services.set(key, o)
+		changed, decides = s.services.set(key, o)
 	case *discoveryv1.EndpointSlice:
 		return s.slices.set(o)
 	case *metav1.PartialObjectMetadata:
-		changed = isGatewayCRD(o) && s.crds.set(key.Name, o)
+		if isGatewayCRD(o) {
+			changed, decides = s.crds.set(key.Name, o)
+		}
 	case *corev1.Node, *v1alpha1.NodeReport, *coordinationv1.Lease:
 		return s.fleet.put(object), nil
 	default:
 		return false, fmt.Errorf("%T %s is not a kind this store holds", object, key)
 	}
-	s.stale = s.stale || changed
+	s.stale, s.decides = s.stale || changed, s.decides || decides
 	return changed, nil
 }
 
@@ -204,6 +212,6 @@ func (s *Store) remove(object Object) (changed bool, err error) {
 	default:
 		return false, fmt.Errorf("%T %s is not a kind this store holds", object, key)
 	}
-	s.stale = s.stale || changed
+	s.stale, s.decides = s.stale || changed, s.decides || changed
 	return changed, nil
 }

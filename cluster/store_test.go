@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -90,6 +91,51 @@ func TestStoreDropsNoOps(t *testing.T) {
 	put(t, s, gateway("web", "d"))
 	if !signalled(s) || s.Next().Snapshot == nil {
 		t.Error("a change was dropped")
+	}
+}
+
+// TestStoreTellsStatusesFromDecisions: most changes a controller sees are its own
+// writes of statuses.
+func TestStoreTellsStatusesFromDecisions(t *testing.T) {
+	base := func() *gatewayv1.Gateway {
+		g := gateway("web", "c")
+		g.Generation, g.UID = 1, "u"
+		return g
+	}
+	tests := map[string]struct {
+		change     func(*gatewayv1.Gateway)
+		statusOnly bool
+	}{
+		"status": {func(g *gatewayv1.Gateway) {
+			g.Status.Addresses = []gatewayv1.GatewayStatusAddress{{Value: "192.0.2.1"}}
+		}, true},
+		"spec":          {func(g *gatewayv1.Gateway) { g.Spec.GatewayClassName, g.Generation = "d", 2 }, false},
+		"label":         {func(g *gatewayv1.Gateway) { g.Labels = map[string]string{"a": "b"} }, false},
+		"another":       {func(g *gatewayv1.Gateway) { g.UID = "v" }, false},
+		"going":         {func(g *gatewayv1.Gateway) { g.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }, false},
+		"no generation": {func(g *gatewayv1.Gateway) { g.Generation = 0 }, false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := NewStore()
+			put(t, s, base())
+			if s.Next().StatusOnly {
+				t.Error("a new object is a status only")
+			}
+			g := base()
+			test.change(g)
+			put(t, s, g)
+			if got := s.Next().StatusOnly; got != test.statusOnly {
+				t.Errorf("status only: %t", got)
+			}
+			put(t, s, base(), gateway("other", "c"))
+			if s.Next().StatusOnly {
+				t.Error("together with a new object it is a status only")
+			}
+			if err := s.Delete(g); err != nil || s.Next().StatusOnly {
+				t.Errorf("gone: a status only, or %v", err)
+			}
+		})
 	}
 }
 

@@ -27,14 +27,16 @@ type table[K comparable, T any, P pointer[T]] struct {
 	shared  bool
 }
 
-// set stores an object and reports whether that changed anything.
-func (t *table[K, T, P]) set(key K, object *T) bool {
-	if old, ok := t.objects[key]; ok && sameObject[T, P](old, object) {
-		return false
+// set stores an object. It reports whether that changed anything, and whether it
+// changed anything but the status.
+func (t *table[K, T, P]) set(key K, object *T) (changed, decides bool) {
+	old, ok := t.objects[key]
+	if ok && sameObject[T, P](old, object) {
+		return false, false
 	}
 	t.own()
 	t.objects[key] = object
-	return true
+	return true, !ok || !sameSpec(P(old), P(object))
 }
 
 // remove deletes an object and reports whether it was there.
@@ -64,6 +66,15 @@ func (t *table[K, T, P]) own() {
 		t.objects = maps.Clone(t.objects)
 	}
 	t.shared = false
+}
+
+// sameSpec reports whether two objects differ in nothing but their status, by the
+// generation that the API server keeps of the rest. Where it keeps none, they do.
+func sameSpec(a, b metav1.Object) bool {
+	return a.GetGeneration() != 0 && a.GetGeneration() == b.GetGeneration() && a.GetUID() == b.GetUID() &&
+		a.GetDeletionTimestamp().Equal(b.GetDeletionTimestamp()) &&
+		equality.Semantic.DeepEqual(a.GetLabels(), b.GetLabels()) && equality.Semantic.DeepEqual(a.GetAnnotations(), b.GetAnnotations()) &&
+		equality.Semantic.DeepEqual(a.GetFinalizers(), b.GetFinalizers())
 }
 
 // sameObject compares two objects but for their bookkeeping: every write

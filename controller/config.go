@@ -44,7 +44,7 @@ func DefaultConfig() Config {
 		AgentTimeout:    40 * time.Second,
 		JoinGrace:       30 * time.Second,
 		LagTolerance:    time.Second,
-		Workers:         8,
+		Workers:         16,
 		Loop:            loop,
 	}
 }

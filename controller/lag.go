@@ -63,9 +63,27 @@ func newLags(tolerance time.Duration) *lags {
 	return &lags{tolerance: tolerance, gateways: map[types.NamespacedName]*lag{}}
 }
 
+// published is what objects have for a status. A Graph shows it as it was when the
+// Graph was built.
+type published struct{ *topology.Snapshot }
+
+func (p published) gateway(key types.NamespacedName) gatewayv1.GatewayStatus {
+	if o := p.Gateways[key]; o != nil {
+		return o.Status
+	}
+	return gatewayv1.GatewayStatus{}
+}
+
+func (p published) set(key types.NamespacedName) gatewayv1.ListenerSetStatus {
+	if o := p.ListenerSets[key]; o != nil {
+		return o.Status
+	}
+	return gatewayv1.ListenerSetStatus{}
+}
+
 // hold replaces in statuses what is too early to tell by what is published. next is
 // when this has to be looked at again by the mere passing of time; zero: never.
-func (l *lags) hold(now time.Time, g *topology.Graph, s *topology.Statuses) (next time.Time) {
+func (l *lags) hold(now time.Time, g *topology.Graph, p published, s *topology.Statuses) (next time.Time) {
 	lagging := make(map[types.NamespacedName]*lag, len(l.gateways))
 	for key, status := range s.Gateways {
 		desired := condition(status.Conditions, programmed)
@@ -78,9 +96,9 @@ func (l *lags) hold(now time.Time, g *topology.Graph, s *topology.Statuses) (nex
 		}
 		lagging[key] = record
 		gateway := g.Gateways[key]
-		published := condition(gateway.Source.Status.Conditions, programmed)
-		if end := record.since.Add(l.tolerance); now.Before(end) && published != nil && published.Status == metav1.ConditionTrue {
-			holdTrue(&status, gateway, s)
+		old := condition(p.gateway(key).Conditions, programmed)
+		if end := record.since.Add(l.tolerance); now.Before(end) && old != nil && old.Status == metav1.ConditionTrue {
+			p.holdTrue(&status, gateway, s)
 			s.Gateways[key] = status
 			next = earliest(next, end)
 			continue
@@ -104,21 +122,23 @@ func (l *lags) hold(now time.Time, g *topology.Graph, s *topology.Statuses) (nex
 // its ListenerSets back where they are True and would become Pending. They keep
 // the generation they were true of, so that nobody takes them for an answer to
 // the edit; what is new since then has no such condition and is Pending.
-func holdTrue(status *gatewayv1.GatewayStatus, g *topology.Gateway, s *topology.Statuses) {
-	keepTrue(status.Conditions, g.Source.Status.Conditions)
+func (p published) holdTrue(status *gatewayv1.GatewayStatus, g *topology.Gateway, s *topology.Statuses) {
+	old := p.gateway(g.Key)
+	keepTrue(status.Conditions, old.Conditions)
 	for i := range status.Listeners {
 		listener := &status.Listeners[i]
-		keepTrue(listener.Conditions, publishedListener(g.Source.Status.Listeners, listener.Name))
+		keepTrue(listener.Conditions, publishedListener(old.Listeners, listener.Name))
 	}
 	for _, set := range setsOf(g) {
 		status, ok := s.ListenerSets[set.Key]
 		if !ok {
 			continue
 		}
-		keepTrue(status.Conditions, set.Source.Status.Conditions)
+		old := p.set(set.Key)
+		keepTrue(status.Conditions, old.Conditions)
 		for i := range status.Listeners {
 			listener := &status.Listeners[i]
-			keepTrue(listener.Conditions, publishedEntry(set.Source.Status.Listeners, listener.Name))
+			keepTrue(listener.Conditions, publishedEntry(old.Listeners, listener.Name))
 		}
 	}
 }
@@ -136,12 +156,12 @@ func keepTrue(desired, published []metav1.Condition) {
 // keepTold leaves what is published about silent agents: that no agent is known to be
 // silent says nothing yet. A controller that starts so does not take back what the
 // one before it told.
-func keepTold(g *topology.Graph, s *topology.Statuses) {
+func (p published) keepTold(g *topology.Graph, s *topology.Statuses) {
 	for key, status := range s.Gateways {
 		gateway := g.Gateways[key]
-		desired, published := condition(status.Conditions, programmed), condition(gateway.Source.Status.Conditions, programmed)
-		if desired != nil && published != nil && desired.Status == metav1.ConditionTrue && published.Status == metav1.ConditionTrue {
-			retell(&status, gateway, s, desired.Message, published.Message)
+		desired, old := condition(status.Conditions, programmed), condition(p.gateway(key).Conditions, programmed)
+		if desired != nil && old != nil && desired.Status == metav1.ConditionTrue && old.Status == metav1.ConditionTrue {
+			retell(&status, gateway, s, desired.Message, old.Message)
 		}
 	}
 }

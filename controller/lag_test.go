@@ -81,6 +81,30 @@ func TestLagHoldsTrueForItsToleranceOnly(t *testing.T) {
 	}
 }
 
+// TestStatusesAreComparedAnew: a status that somebody changed decides nothing, but is
+// put right.
+func TestStatusesAreComparedAnew(t *testing.T) {
+	b := threeNodes(t)
+	graph := b.graph
+	want := b.gateway("g").Status
+	g := b.gateway("g").DeepCopy()
+	g.Status.Conditions[0].Message = "somebody else's"
+	b.put(g)
+	b.step()
+	if b.graph != graph {
+		t.Error("a status led to another decision")
+	}
+	b.settleAll()
+	if diff := cmp.Diff(want, b.gateway("g").Status); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	b.edit() // what is held is what is published by now
+	b.after(0)
+	if got := b.programmed("g"); !strings.HasPrefix(got, "True/") {
+		t.Error(got)
+	}
+}
+
 func TestLagAlarm(t *testing.T) {
 	b := threeNodes(t)
 	b.edit()

@@ -20,11 +20,12 @@ func (c *controller) pass(ctx context.Context, full bool) error {
 	now := c.clock.Now()
 	update := c.source.Next()
 	decide := c.take(update)
+	written := update.Snapshot != nil // by us, or over what we wrote
 	roll, moved := c.census.count(now, c.fleet)
 	c.roll = roll
 	due := !c.lagsNext.IsZero() && !now.Before(c.lagsNext)
 	// Most passes are of renewed Leases and say nothing new.
-	if decide || moved || full || due {
+	if decide || written || moved || full || due {
 		c.evaluate(ctx, now, decide)
 		passSeconds.Observe(c.clock.Since(now).Seconds())
 	}
@@ -40,10 +41,12 @@ func (c *controller) take(update cluster.Update) (decide bool) {
 		c.fleet = *update.Fleet
 	}
 	if update.Snapshot != nil {
+		assigned := c.snapshot.Addresses
 		c.snapshot = *update.Snapshot
+		c.snapshot.Addresses = assigned
 		c.writer.settle(&c.snapshot)
 	}
-	decide = update.Snapshot != nil || c.partial != update.Partial
+	decide = update.Snapshot != nil && !update.StatusOnly || c.partial != update.Partial
 	c.partial = update.Partial
 	return decide
 }
@@ -61,9 +64,9 @@ func (c *controller) evaluate(ctx context.Context, now time.Time, decide bool) {
 	reports.Silent = c.silence.told
 	statuses := c.graph.Statuses(reports)
 	if slices.ContainsFunc(c.roll.members, func(m member) bool { return m.counts && m.unsure() }) {
-		keepTold(c.graph, &statuses)
+		published{&c.snapshot}.keepTold(c.graph, &statuses)
 	}
-	c.lagsNext = earliest(silenceNext, c.lags.hold(now, c.graph, &statuses))
+	c.lagsNext = earliest(silenceNext, c.lags.hold(now, c.graph, published{&c.snapshot}, &statuses))
 
 	var changes []*change
 	if !c.partial { // what was not read is not missing

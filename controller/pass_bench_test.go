@@ -25,6 +25,7 @@ const benchGateways, benchRoutes, benchNodes = 1000, 10000, 50
 //
 //	report   a node reported; nothing is decided anew
 //	service  a Service changed; everything is decided anew
+//	status   a status was written; nothing is decided anew
 //	lease    a Lease was renewed
 func BenchmarkPass(b *testing.B) {
 	bench := largeCluster(b)
@@ -62,6 +63,13 @@ func BenchmarkPass(b *testing.B) {
 		service := testService("unrelated")
 		service.Labels = map[string]string{"n": fmt.Sprint(i)}
 		store(service)
+	})
+	route := bench.snapshot.TCPRoutes[types.NamespacedName{Namespace: "default", Name: "r0"}]
+	run("status", func(i int) {
+		written := route.DeepCopy()
+		written.ResourceVersion = fmt.Sprint("s", i)
+		written.Status.Parents[0].Conditions = append(written.Status.Parents[0].Conditions, metav1.Condition{Type: "example.com/N", Message: fmt.Sprint(i)})
+		store(written)
 	})
 	run("lease", func(int) { bench.renew("n00") })
 }

@@ -183,11 +183,12 @@ func (w *writer) run(ctx context.Context) {
 	defer leading.Set(0)
 	q := w.open()
 	var workers sync.WaitGroup
-	half := w.workers / 2
-	for range half {
+	// Routes are many; Gateways only must not wait for them.
+	few := max(1, w.workers/4)
+	for range few {
 		workers.Go(func() { w.work(ctx, q.gateways) })
 	}
-	for range w.workers - half {
+	for range w.workers - few {
 		workers.Go(func() { w.work(ctx, q.routes) })
 	}
 	<-ctx.Done()
