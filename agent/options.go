@@ -42,6 +42,8 @@ type Options struct {
 
 	NodeName      string
 	NodeAddresses []string
+	NodeZone      string
+	EndTCPFlows   bool
 	StatusOut     string
 	PrintStatus   bool
 	Backend       string
@@ -83,6 +85,10 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.Lookup("node-name").DefValue = "" // help is the same on every machine
 	fs.StringArrayVar(&o.NodeAddresses, "node-address", o.NodeAddresses,
 		"address of this node that Gateways are served at; may be repeated, IPv4 and IPv6 (default: the global addresses of all interfaces; in a cluster those of them that the Node lists)")
+	fs.StringVar(&o.NodeZone, "node-zone", o.NodeZone,
+		"zone of this node, for Services that ask for endpoints close by (default: in a cluster the label topology.kubernetes.io/zone of the Node, else none)")
+	fs.BoolVar(&o.EndTCPFlows, "end-tcp-flows", o.EndTCPFlows,
+		"end TCP connections to endpoints that are gone for good, neither ready nor terminating: the client's next packet is answered with a reset instead of by silence; UDP flows are always ended")
 	fs.StringVar(&o.StatusOut, "status-out", o.StatusOut,
 		"file that the statuses are written to, as YAML, whenever they change; SIGUSR1 prints them")
 	fs.BoolVar(&o.PrintStatus, "print-status", o.PrintStatus,
@@ -93,7 +99,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.SetSysctls, "set-sysctls", o.SetSysctls,
 		"turn packet forwarding on where it is off, for the address families in use")
 	fs.Var(&o.NodePorts, "node-ports",
-		"ports the node itself needs: Gateways that share the node's addresses cannot have them")
+		"ports the node itself needs: Gateways that share the node's addresses cannot have them; in a cluster the same as the controller's, or no Gateway is ever programmed")
 	fs.Var(&o.CTMark, "ct-mark",
 		"the one bit of the conntrack mark that marks our flows; nobody else may use it")
 }

@@ -53,7 +53,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig,
 		"file that says how to reach the API server (default: as the pod this runs in)")
 	fs.StringVar(&o.Namespace, "namespace", o.Namespace,
-		"namespace of this program and its agents, where their Leases are (default: $POD_NAMESPACE, or portway-system)")
+		"namespace of this program and its agents, where their Leases are (default: the environment variable POD_NAMESPACE, or portway-system)")
+	fs.Lookup("namespace").DefValue = "" // help is the same in every environment
 	fs.StringVar(&o.Bind, "bind-address", o.Bind,
 		"address and port of /healthz, /readyz and /metrics, over HTTP; empty for none")
 	fs.Float32Var(&o.KubeQPS, "kube-api-qps", o.KubeQPS,
@@ -61,7 +62,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&o.KubeBurst, "kube-api-burst", o.KubeBurst,
 		"status writes at once after a pause")
 	fs.IntVar(&o.Config.Workers, "concurrent-writes", o.Config.Workers,
-		"statuses that are written at the same time; half of them are kept for Gateways, so that routes never hold them up")
+		"statuses that are written at the same time; a quarter of them are kept for Gateways, so that routes never hold them up")
 	fs.DurationVar(&o.Config.AgentTimeout, "agent-timeout", o.Config.AgentTimeout,
 		"an agent that was not seen to renew its Lease for so long is silent: the addresses of its node leave the Gateways; agents renew every 10 s")
 	fs.StringVar(&o.NodeAddressType, "node-address-type", o.NodeAddressType,
