@@ -3,7 +3,8 @@
 // its new flows are shared out over endpoints.
 //
 //	topology.Forwarder ──► rules.State ──► rules/nftables  (element changes, batches)
-//	                                  └──► rules.Match     (what a packet must experience)
+//	                                  ├──► rules.Match     (what a packet must experience)
+//	                                  └──► State.Keeps     (which flows may go on)
 //
 // The package decides nothing about the Gateway API and knows nothing about a
 // kernel interface; it imports the standard library only. A State says what is
@@ -21,5 +22,8 @@
 //     (TestLayoutIsExactWhereTheLadderHoldsTheDenominator).
 //   - Endpoints of one backendRef get equal shares within one slot
 //     (TestLayoutKeepsEveryShareWithinTheBound).
-//   - A Layout moves only the slots it must (TestLayoutIsStable).
+//   - A Layout moves only the slots it must (TestLayoutIsStable). With ClientHash that is
+//     the share of the endpoint and less than 2 % more, and the slots do not depend on the
+//     past or on the order of endpoints (TestClientsStayWhenAnEndpointComesOrGoes,
+//     TestClientTable).
 package rules

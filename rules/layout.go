@@ -2,8 +2,8 @@ package rules
 
 import "net/netip"
 
-// DrawRange is the range of the number drawn for each new flow of a FlowHash
-// Frontend with a refused share. 2⁴·3²·5³·7·11·13: every denominator up to 16, and
+// DrawRange is the range of the number drawn for each new flow of a FlowHash or
+// ClientHash Frontend with a refused share. 2⁴·3²·5³·7·11·13: every denominator up to 16, and
 // every one that divides 1000, is exact.
 const DrawRange = 18_018_000
 
@@ -20,11 +20,12 @@ func (s Slot) Refused() bool { return s.Endpoint == nil }
 // Layout is the shares of a Frontend as a table of slots: a new flow picks one
 // slot, each with the same probability.
 type Layout struct {
-	// Slots; their number is a rung of the Ladder. None when everything is refused.
+	// Slots; their number is a rung of the Ladder, with ClientHash always ClientSlots.
+	// None when everything is refused.
 	Slots []Slot
 	// RefusedDraws of DrawRange numbers are refused before a slot is picked. Only
-	// with FlowHash, whose slots are then all taken: a hash that met an empty slot
-	// would refuse the same client for ever.
+	// with FlowHash and ClientHash, whose slots are then all taken: a hash that met an
+	// empty slot would refuse the same client for ever.
 	RefusedDraws uint32
 }
 
@@ -37,6 +38,9 @@ type Layout struct {
 // the Ladder holds the common denominator (with RefusedDraws, as exact as those); a
 // weight > 0 gets at least one slot; endpoints of one backend differ by at most one
 // slot. Never more than MaxSlots.
+//
+// With ClientHash previous is of no account, as other nodes have another one: see
+// clientSlots, and docs/design/0002 for the bounds.
 func NewLayout(f *Frontend, previous []Slot) Layout {
 	var live []*Backend
 	var liveWeight, refusedWeight int64
@@ -59,12 +63,16 @@ func NewLayout(f *Frontend, previous []Slot) Layout {
 	}
 	layout := Layout{}
 	if refusedWeight > 0 {
-		if f.Select == FlowHash {
+		if f.Select != Random {
 			total := liveWeight + refusedWeight
 			layout.RefusedDraws = uint32((refusedWeight*DrawRange + total/2) / total)
 		} else {
 			shares = append(shares, share{weight: refusedWeight, parts: 1})
 		}
+	}
+	if f.Select == ClientHash {
+		layout.Slots = clientSlots(live, shares)
+		return layout
 	}
 	n := slotCount(shares)
 	counts, _ := apportion(shares, n) // slotCount returns only rungs that apportion accepts

@@ -31,7 +31,8 @@ type Outcome struct {
 	// Endpoint the flow is translated to; the zero value means refused: a TCP RST,
 	// a silent drop for UDP.
 	Endpoint netip.AddrPort
-	// Share of new flows: exact.
+	// Share of new flows: exact. With ClientHash it is the share of the clients, but for
+	// the refusal, which each new flow draws anew.
 	Share *big.Rat
 	// Masquerade: the endpoint must see this node as the source, because it is on
 	// another node or because it is the client itself (hairpin).

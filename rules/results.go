@@ -8,6 +8,11 @@ type Results struct {
 	Committed map[string]string
 	// Errors is, per Gateway, why this State's digest is not committed.
 	Errors map[string]error
+	// Removed are the Frontends that the kernel held and, by this call, no longer does,
+	// in order: their UDP flows would go on for ever. Also those that no State of this
+	// process named, and those that others took away and this State does not want back.
+	// Each is told once, whether or not the call failed with others.
+	Removed []FrontendKey
 	// Operations counts the changes sent to the kernel; 0 when it already held
 	// this State.
 	Operations int

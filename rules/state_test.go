@@ -118,6 +118,9 @@ func TestValidateNamesTheFrontend(t *testing.T) {
 		{"weight", key(80), Frontend{Backends: []Backend{{Ref: "a/b", Weight: MaxWeight + 1}}}, "backend a/b: weight 1000001"},
 		{"family", key(80), Frontend{Backends: []Backend{{Endpoints: []Endpoint{{Addr: netip.MustParseAddrPort("[fd00::1]:80")}}}}}, "other address family"},
 		{"endpoint port", key(80), Frontend{Backends: []Backend{{Endpoints: []Endpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:0")}}}}}, "has no port"},
+		{"affinity", key(80), Frontend{Select: ClientHash}, ""},
+		{"draining family", key(80), Frontend{Backends: []Backend{{Draining: []netip.AddrPort{netip.MustParseAddrPort("[fd00::1]:80")}}}}, "other address family"},
+		{"draining", key(80), Frontend{Backends: []Backend{{Draining: make([]netip.AddrPort, 1)}}}, "not one plain address"},
 		{"endpoint", key(80), Frontend{Backends: []Backend{{Endpoints: []Endpoint{{}}}}}, "not one plain address"},
 	}
 	for _, tt := range tests {

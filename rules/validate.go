@@ -3,6 +3,7 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 )
 
 // Validate reports everything in the State that no backend could program. The
@@ -33,25 +34,31 @@ func Validate(key FrontendKey, f *Frontend) error {
 	if key.Port == 0 {
 		bad("port must be 1 to 65535")
 	}
-	if f.Select != Random && f.Select != FlowHash {
+	if f.Select > ClientHash {
 		bad("unknown %s", f.Select)
 	}
 	if len(f.Backends) > MaxBackends {
 		bad("%d backends, at most %d", len(f.Backends), MaxBackends)
+	}
+	address := func(ref string, e netip.AddrPort) {
+		switch addr := e.Addr(); {
+		case !addr.IsValid() || addr.Is4In6() || addr.Zone() != "" || addr.IsUnspecified():
+			bad("backend %s: endpoint %s is not one plain address", ref, e)
+		case addr.Is4() != key.Addr.Is4():
+			bad("backend %s: endpoint %s is of the other address family", ref, e)
+		case e.Port() == 0:
+			bad("backend %s: endpoint %s has no port", ref, e)
+		}
 	}
 	for _, b := range f.Backends {
 		if b.Weight > MaxWeight {
 			bad("backend %s: weight %d, at most %d", b.Ref, b.Weight, MaxWeight)
 		}
 		for _, e := range b.Endpoints {
-			switch addr := e.Addr.Addr(); {
-			case !addr.IsValid() || addr.Is4In6() || addr.Zone() != "" || addr.IsUnspecified():
-				bad("backend %s: endpoint %s is not one plain address", b.Ref, e.Addr)
-			case addr.Is4() != key.Addr.Is4():
-				bad("backend %s: endpoint %s is of the other address family", b.Ref, e.Addr)
-			case e.Addr.Port() == 0:
-				bad("backend %s: endpoint %s has no port", b.Ref, e.Addr)
-			}
+			address(b.Ref, e.Addr)
+		}
+		for _, e := range b.Draining {
+			address(b.Ref, e)
 		}
 	}
 	return errors.Join(errs...)

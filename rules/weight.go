@@ -71,11 +71,23 @@ func commonDenominator(shares []share) int64 {
 	return lcm
 }
 
-// apportion splits n slots by weight with the largest-remainder method, at least
-// one to each share. ok is false when that misses MaxShareError.
+// apportion divides n slots. ok is false when that misses MaxShareError.
 func apportion(shares []share, n int) (counts []int64, ok bool) {
 	total, slots := totalWeight(shares), int64(n)
-	counts = make([]int64, len(shares))
+	counts = divide(shares, n)
+	for i, s := range shares {
+		if counts[i] < 1 || abs(counts[i]*total-s.weight*slots)*maxShareErrorInverse > slots*total {
+			return nil, false
+		}
+	}
+	return counts, true
+}
+
+// divide splits n slots by weight with the largest-remainder method, at least one to
+// each share if there are as many.
+func divide(shares []share, n int) []int64 {
+	total, slots := totalWeight(shares), int64(n)
+	counts := make([]int64, len(shares))
 	left := slots
 	for i, s := range shares {
 		counts[i] = max(s.weight*slots/total, 1)
@@ -84,12 +96,7 @@ func apportion(shares []share, n int) (counts []int64, ok bool) {
 	for ; left != 0; left -= sign(left) {
 		counts[furthest(shares, counts, slots, total, sign(left))] += sign(left)
 	}
-	for i, s := range shares {
-		if counts[i] < 1 || abs(counts[i]*total-s.weight*slots)*maxShareErrorInverse > slots*total {
-			return nil, false
-		}
-	}
-	return counts, true
+	return counts
 }
 
 // furthest returns the share whose count is furthest below (direction 1) or above

@@ -15,7 +15,7 @@ import (
 // kernel is what the kernel is proven to hold.
 type kernel struct {
 	programs map[rules.FrontendKey]*program
-	addrs    *addresses
+	members  *members
 	// What a former version or a stranger left in our table.
 	foreign []op
 	chains  []string
@@ -23,12 +23,12 @@ type kernel struct {
 }
 
 func newKernel() *kernel {
-	return &kernel{programs: make(map[rules.FrontendKey]*program), addrs: newAddresses()}
+	return &kernel{programs: make(map[rules.FrontendKey]*program), members: newMembers()}
 }
 
 // clean reports whether there is nothing to remove.
 func (k *kernel) clean() bool {
-	return len(k.addrs.touched)+len(k.foreign)+len(k.chains)+len(k.sets) == 0
+	return len(k.members.unneeded)+len(k.foreign)+len(k.chains)+len(k.sets) == 0
 }
 
 // adopt takes over whatever the kernel holds. Without a table it makes one. With
@@ -68,6 +68,7 @@ func (p *Programmer) adopt(ctx context.Context) error {
 	if err := p.remember(); err != nil {
 		return err
 	}
+	p.miss(k)
 	p.kernel, p.synced, p.lost = k, true, false
 	return nil
 }
@@ -99,6 +100,16 @@ func (p *Programmer) remember() error {
 	handle, _, err := p.query.handle()
 	p.handle, p.generation = handle, 0
 	return err
+}
+
+// miss notes the Frontends that the kernel held as far as we knew, and does not hold:
+// others deleted them, or a batch of ours was committed whose answers were lost.
+func (p *Programmer) miss(now *kernel) {
+	for key, was := range p.kernel.programs {
+		if was.serves() && !now.programs[key].serves() {
+			p.missed[key] = struct{}{}
+		}
+	}
 }
 
 func (p *Programmer) readBack(k *kernel) error {
@@ -149,15 +160,13 @@ func (r *reader) read(id setID, e rawElement) bool {
 		if !addr.IsValid() || len(key) != 0 {
 			return false
 		}
-		r.addrs.note(op{set: id, key: &rules.FrontendKey{Addr: addr}})
-		r.addrs.touched[addr] = struct{}{}
+		r.members.note(op{set: id, key: &rules.FrontendKey{Addr: addr}})
 		return true
 	case kindHairpin:
 		if !addr.IsValid() || !bytes.Equal(e.key, append(slices.Clone(key), key...)) {
 			return false
 		}
-		r.addrs.note(op{set: id, key: &rules.FrontendKey{Addr: addr}})
-		r.addrs.touched[addr] = struct{}{}
+		r.members.note(op{set: id, key: &rules.FrontendKey{Addr: addr}})
 		return true
 	default: // has a service
 	}
@@ -167,6 +176,9 @@ func (r *reader) read(id setID, e rawElement) bool {
 	service := rules.FrontendKey{Addr: addr, Protocol: rules.Protocol(key[0]), Port: binary.BigEndian.Uint16(key[4:])}
 	key = key[8:]
 	switch id.kind() {
+	case kindEndpoints:
+		r.members.note(op{set: id, key: &service})
+		return true
 	case kindListeners:
 		p := r.program(service)
 		p.listener, p.comment = foundChain(e.chain), e.comment

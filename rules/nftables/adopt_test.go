@@ -13,7 +13,7 @@ import (
 
 func TestRestartTouchesNothing(t *testing.T) {
 	ns, c := inNamespace(t)
-	s := newWorld(6).state()
+	s := newWorld(6).state().Apply(topologies["affinity"], map[string]string{"db/gw": "d"})
 	mustProgram(t, newProgrammer(t, c), s)
 	before := nft(t, ns, "--handle", "list", "ruleset") // whatever is made anew has another handle
 	p := newProgrammer(t, c)

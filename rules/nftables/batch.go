@@ -17,7 +17,7 @@ type op struct {
 	del     bool
 	to      chainID            // listeners, drawn: the chain it leads to
 	n       uint32             // slots: the slot; refused: how many numbers are dropped
-	key     *rules.FrontendKey // local, hairpin: the address only
+	key     *rules.FrontendKey // endpoints: the endpoint; local, hairpin: its address only
 	slot    rules.Slot         // slots: the endpoint
 	comment string             // listeners, drawn, refused
 	raw     *rawElement        // a foreign element to delete instead
@@ -73,6 +73,8 @@ func (o op) element(buf []byte) (nftables.SetElement, []byte) {
 	case kindLocal:
 	case kindHairpin:
 		buf = appendAddr(buf, o.key.Addr)
+	case kindEndpoints:
+		buf = appendService(buf, o.key)
 	case kindListeners, kindDrawn:
 		buf = appendService(buf, o.key)
 		if !o.del {
@@ -155,6 +157,8 @@ func (o op) size() int {
 		size += nested + addr
 	case kindHairpin:
 		size += nested + 2*addr
+	case kindEndpoints:
+		size += nested + addr + 8
 	case kindSlots:
 		size += nested + addr + 12
 		if !o.del {

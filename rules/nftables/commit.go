@@ -20,8 +20,8 @@ func (p *pass) commit(plans []*plan) error {
 	return nil
 }
 
-// localBytes is the most that the elements in local and hairpin take of an address.
-const localBytes = 128
+// memberBytes is the most that the element of a member takes.
+const memberBytes = 64
 
 // fitting returns how many of the plans fit into one batch, at least one.
 func (p *pass) fitting(plans []*plan) int {
@@ -33,7 +33,7 @@ func (p *pass) fitting(plans []*plan) int {
 			}
 		}
 		if pl.now != nil {
-			bytes += localBytes * len(pl.now.local)
+			bytes += memberBytes * len(pl.now.members)
 		}
 		if i > 0 && !p.conn.fits(bytes) {
 			return i
@@ -45,7 +45,7 @@ func (p *pass) fitting(plans []*plan) int {
 // commitGroup commits the plans at once. When the kernel refuses, it halves them
 // until the one to blame is alone, so that it does not keep the others.
 func (p *pass) commitGroup(plans []*plan) error {
-	ops := p.kernel.addrs.missing(plans)
+	ops := p.kernel.members.missing(plans)
 	for _, pl := range plans {
 		ops = append(ops, pl.slots...)
 	}
@@ -56,6 +56,9 @@ func (p *pass) commitGroup(plans []*plan) error {
 	switch {
 	case err == nil:
 		for _, pl := range plans {
+			if pl.now == nil && pl.was.serves() {
+				p.removed = append(p.removed, pl.key)
+			}
 			p.settle(pl, pl.kept)
 			if len(pl.sweep) > 0 {
 				p.sweeps = append(p.sweeps, pl)
@@ -107,7 +110,7 @@ func (p *pass) reconnect() error {
 
 // settle records what the kernel holds for a Frontend now.
 func (p *pass) settle(pl *plan, holds *program) {
-	p.kernel.addrs.replace(pl.was, holds)
+	p.kernel.members.replace(pl.was, holds)
 	pl.was = holds
 	if holds == nil {
 		delete(p.kernel.programs, pl.key)
@@ -125,7 +128,7 @@ func (p *pass) tidy() error {
 		ops = append(ops, pl.sweep...)
 	}
 	if !p.state.Partial() {
-		ops = append(ops, p.kernel.addrs.unused()...)
+		ops = append(ops, p.kernel.members.unused()...)
 		ops = append(ops, p.kernel.foreign...)
 	}
 	err := p.connect()
@@ -147,7 +150,6 @@ func (p *pass) tidy() error {
 	if p.state.Partial() {
 		return nil
 	}
-	clear(p.kernel.addrs.touched)
 	p.kernel.foreign, p.kernel.chains, p.kernel.sets = nil, nil, nil
 	return nil
 }
@@ -172,7 +174,7 @@ func (p *pass) send(ops []op) error {
 		}
 		p.operations += n
 		for i := range ops[:n] {
-			p.kernel.addrs.note(ops[i])
+			p.kernel.members.note(ops[i])
 		}
 		ops = ops[n:]
 	}

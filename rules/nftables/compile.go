@@ -1,7 +1,14 @@
 package nftables
 
 import (
+	"net/netip"
+
 	"github.com/portway-dev/portway/rules"
+)
+
+type (
+	endpointAddr = netip.Addr
+	endpointPort = netip.AddrPort
 )
 
 // program is what the kernel holds, or is to hold, for one Frontend.
@@ -13,20 +20,20 @@ type program struct {
 	// slots has an element for each slot that is not refused. A program read back
 	// or half replaced may have more slots than its chain picks from.
 	slots []rules.Slot
-	// local are the addresses of the endpoints on this node, without duplicates.
-	local []endpointAddr
+	// members are its elements of the sets that tell of endpoints, without duplicates.
+	members []member
 }
 
 // compile makes the program of a Frontend. previous are the slots that the kernel
 // holds for it: the fewer of them move, the less is sent and the fewer new flows
 // of a UDP client change their endpoint.
-func compile(f *rules.Frontend, previous []rules.Slot) *program {
+func compile(key rules.FrontendKey, f *rules.Frontend, previous []rules.Slot) *program {
 	layout := rules.NewLayout(f, previous)
 	p := &program{
 		listener: chainRefuse,
 		comment:  listenerComment(f.Owner),
 		slots:    layout.Slots,
-		local:    localAddrs(f),
+		members:  membersOf(key, f),
 	}
 	if len(layout.Slots) == 0 {
 		return p
@@ -38,6 +45,9 @@ func compile(f *rules.Frontend, previous []rules.Slot) *program {
 	}
 	return p
 }
+
+// serves reports whether there is a listener: whether the kernel holds the Frontend.
+func (p *program) serves() bool { return p != nil && p.listener != chainNone }
 
 // wants reports whether a slot of the old program leads to an endpoint that this
 // program still has.

@@ -76,7 +76,10 @@ func (g generation) slotsOf(later generation) int {
 	if chain == chainDraw {
 		chain = later.drawn
 	}
-	if chain < chainRung {
+	switch {
+	case chain == chainClient:
+		return rules.ClientSlots
+	case chain < chainRung:
 		return 0
 	}
 	return rungs[(chain-chainRung)/2]
@@ -88,7 +91,8 @@ func TestPacketsInFlightFindAnEndpoint(t *testing.T) {
 	w := newWorld(11)
 	k := key("192.0.2.1 tcp 80")
 	var was *program
-	for range 3000 {
+	for round := range 3000 {
+		w.clients = round%100 < 10
 		k.Protocol = rules.TCP
 		if w.IntN(2) == 0 {
 			k.Protocol = rules.UDP // the same slots, another chain
@@ -99,7 +103,7 @@ func TestPacketsInFlightFindAnEndpoint(t *testing.T) {
 			if was != nil {
 				previous = was.slots
 			}
-			now = compile(w.frontend(k), previous)
+			now = compile(k, w.frontend(k), previous)
 		}
 		checkInFlight(t, newPlan(k, was, now))
 		if t.Failed() {
@@ -200,7 +204,7 @@ func TestSizeIsNotTooSmall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newLayout(DefaultConfig())
+	l := newLayout(DefaultConfig(), true)
 	for _, addr := range []string{"192.0.2.1", "2001:db8::1"} {
 		k := rules.FrontendKey{Addr: netip.MustParseAddr(addr), Protocol: rules.TCP, Port: 80}
 		name := strings.Repeat("p", 60)
@@ -214,7 +218,7 @@ func TestSizeIsNotTooSmall(t *testing.T) {
 			}
 			for _, del := range []bool{false, true} {
 				o := op{set: set, del: del, key: &k, n: 7, to: slotChain(rules.Random, 16384), slot: slot, comment: name + name}
-				if set.kind() == kindLocal || set.kind() == kindHairpin {
+				if set.kind() >= kindEndpoints {
 					o.comment = "" // they have none
 				}
 				e := encoder{sets: &l.sets}

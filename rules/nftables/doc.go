@@ -9,9 +9,10 @@
 //	     │ goto                                                │ no element: not ours
 //	     ├─ random-N   slot = random mod N                     ▼
 //	     ├─ flow-N     slot = hash(saddr . sport) mod N      accept
+//	     ├─ client-N   slot = hash(saddr) mod N, N = rules.ClientSlots
 //	     │     └─ ct mark |= bit, dnat to @slots4[daddr . l4proto . dport . slot]
 //	     │                          └─ no such slot: goto refuse
-//	     ├─ draw       random in @refused4: drop; else vmap @drawn4 ─► flow-N
+//	     ├─ draw       random in @refused4: goto refuse; else vmap @drawn4 ─► flow-N, client-N
 //	     └─ refuse     TCP: reset; UDP: drop
 //
 //	postrouting ─── nat, srcnat: only flows with our bit that were translated
@@ -19,12 +20,15 @@
 //	     ├─ endpoint on this node (@local4)           keep the client's address
 //	     └─ endpoint elsewhere                        masquerade fully-random
 //
+//	filter-prerouting ──┐  filter: packets that conntrack finds invalid
+//	filter-output ──────┴─ goto invalid ─ saddr . l4proto . sport in @endpoints4: drop
+//
 // Rules are static and everything that changes is an element. There is a chain
 // random-N and a chain flow-N for each rung N of rules.Ladder, shared by all
 // listeners with N slots and made at start, so that no change of a State adds a
 // rule or a chain. A backend's weight is its number of slots, and a share that is
 // refused is slots without an element. A hash that met such a slot would refuse the
-// same client for ever; therefore UDP listeners draw the refused share first and
+// same client for ever; therefore listeners that hash draw the refused share first and
 // hash over full slots.
 //
 // What the package does not do: it decides nothing, deletes no conntrack entries
@@ -88,8 +92,16 @@
 //     rules of it (TestRulesFlushedByAStranger). What they or a former version left in
 //     ours goes (TestAdoptSweepsLeftovers, TestAdoptRepairsComments); a table of our
 //     name that cannot be made ours is replaced (TestTableInTheWayIsReplaced).
+//   - A client goes where its hash says, every time and on every node
+//     (TestClientsGoWhereTheLayoutSays), but for the refused share, which is drawn
+//     (TestClientsAreRefusedByDraw).
+//   - What an endpoint sends and conntrack finds invalid goes nowhere, and what others
+//     send passes (TestInvalidSegmentsOfEndpointsEndHere).
+//   - What the kernel no longer holds is told once (TestResultsNameWhatIsRemoved).
 //   - Without the kernel's features or the right to use them, New says in one
-//     sentence what is missing (TestProbeSaysWhatIsMissing).
+//     sentence what is missing (TestProbeSaysWhatIsMissing,
+//     TestProbeNamesTheFeatureAndTheKernel), and tries it where it counts
+//     (TestProbeTriesInTheHook). Without reject all else works (TestWithoutReject).
 //   - Cleanup removes our table only (TestCleanupLeavesOthersAlone), and to probe the
 //     kernel touches none (TestProbeLeavesOthersAlone).
 package nftables

@@ -75,8 +75,8 @@ func (f family) random(n int) []expr.Any {
 	return []expr.Any{&expr.Numgen{Register: f.slot(), Modulus: uint32(n), Type: unix.NFT_NG_RANDOM}}
 }
 
-// flowSeed makes the flow hash the same on every node and after every restart,
-// so that a flow whose conntrack entry is lost finds its endpoint again.
+// flowSeed makes the hashes the same on every node and after every restart, so that
+// a flow whose conntrack entry is lost, and a client, find their endpoint again.
 const flowSeed = 0x706f7274
 
 // flowHash makes the slot a function of the flow, "saddr . sport".
@@ -89,6 +89,26 @@ func (f family) flowHash(n int) []expr.Any {
 			SourceRegister: f.free(), Length: f.length + 4, DestRegister: f.slot(),
 			Modulus: uint32(n), Seed: flowSeed, Type: expr.HashTypeJenkins,
 		},
+	}
+}
+
+// clientHash makes the slot a function of the client, "saddr".
+func (f family) clientHash(n int) []expr.Any {
+	return []expr.Any{
+		f.load(f.source, f.free()),
+		&expr.Hash{
+			SourceRegister: f.free(), Length: f.length, DestRegister: f.slot(),
+			Modulus: uint32(n), Seed: flowSeed, Type: expr.HashTypeJenkins,
+		},
+	}
+}
+
+// origin loads "saddr . l4proto . sport", the endpoint where a packet comes from one.
+func (f family) origin() []expr.Any {
+	return []expr.Any{
+		f.load(f.source, address),
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: f.proto},
+		&expr.Payload{DestRegister: f.port(), Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2},
 	}
 }
 
@@ -124,12 +144,20 @@ func setMark(bit uint32) []expr.Any {
 	}
 }
 
+// stateInvalid is the bit of NF_CT_STATE_INVALID_BIT as "ct state" has it.
+const stateInvalid = 1
+
+// with continues only when the bit is set in a conntrack field.
+func with(key expr.CtKey, bit uint32) []expr.Any { return ctBit(key, bit, expr.CmpOpNeq) }
+
 // without continues only when none of the bits is set in a conntrack field.
-func without(key expr.CtKey, bit uint32) []expr.Any {
+func without(key expr.CtKey, bit uint32) []expr.Any { return ctBit(key, bit, expr.CmpOpEq) }
+
+func ctBit(key expr.CtKey, bit uint32, zero expr.CmpOp) []expr.Any {
 	return []expr.Any{
 		&expr.Ct{Key: key, Register: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native(bit), Xor: native(0)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native(0)},
+		&expr.Cmp{Op: zero, Register: 1, Data: native(0)},
 	}
 }
 
@@ -174,6 +202,8 @@ func newSet(table *nftables.Table, id setID) *nftables.Set {
 	case kindRefused:
 		s.KeyType, s.Concatenation = pick(slot4, slot6), true
 		s.Interval = true
+	case kindEndpoints:
+		s.KeyType, s.Concatenation = pick(service4, service6), true
 	case kindLocal:
 		s.KeyType = pick(nftables.TypeIPAddr, nftables.TypeIP6Addr)
 	case kindHairpin:

@@ -38,13 +38,16 @@ type layout struct {
 	prints [][]fingerprint // of their rules, once asked for
 }
 
-func newLayout(c Config) *layout {
+// newLayout makes the layout in full or, where the kernel cannot reject in prerouting,
+// without that.
+func newLayout(c Config, reject bool) *layout {
 	l := &layout{table: &nftables.Table{Name: c.Table, Family: nftables.TableFamilyINet}}
 	for id := range setCount {
 		l.sets[id] = newSet(l.table, id)
 	}
-	l.add(refuseChain, refuseRules()...)
+	l.add(refuseChain, refuseRules(reject)...)
 	l.add(drawChain, drawRules()...)
+	l.add(chainClient.String(), slotRules(rules.ClientHash, rules.ClientSlots, c.Mark)...)
 	for _, n := range rungs {
 		for _, selection := range []rules.Selection{rules.Random, rules.FlowHash} {
 			l.add(slotChain(selection, n).String(), slotRules(selection, n, c.Mark)...)
@@ -52,9 +55,13 @@ func newLayout(c Config) *layout {
 	}
 	l.add(servicesChain, servicesRules()...)
 	enter := rule{text: "jump " + servicesChain, exprs: []expr.Any{verdict(expr.VerdictJump, servicesChain)}}
-	l.addBase(preroutingChain, nftables.ChainHookPrerouting, priority, enter)
-	l.addBase(outputChain, nftables.ChainHookOutput, priority, enter)
-	l.addBase(postroutingChain, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, postroutingRules(c.Mark)...)
+	const nat, filter = nftables.ChainTypeNAT, nftables.ChainTypeFilter
+	l.addBase(preroutingChain, nat, nftables.ChainHookPrerouting, priority, enter)
+	l.addBase(outputChain, nat, nftables.ChainHookOutput, priority, enter)
+	l.addBase(postroutingChain, nat, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, postroutingRules(c.Mark)...)
+	l.add(invalidChain, invalidRules()...)
+	l.addBase(filterPreroutingChain, filter, nftables.ChainHookPrerouting, *nftables.ChainPriorityFilter, filterRule())
+	l.addBase(filterOutputChain, filter, nftables.ChainHookOutput, *nftables.ChainPriorityFilter, filterRule())
 	return l
 }
 
@@ -62,10 +69,10 @@ func (l *layout) add(name string, r ...rule) {
 	l.chains = append(l.chains, chain{&nftables.Chain{Name: name, Table: l.table}, r})
 }
 
-func (l *layout) addBase(name string, hook *nftables.ChainHook, p nftables.ChainPriority, r ...rule) {
+func (l *layout) addBase(name string, kind nftables.ChainType, hook *nftables.ChainHook, p nftables.ChainPriority, r ...rule) {
 	accept := nftables.ChainPolicyAccept
 	l.chains = append(l.chains, chain{&nftables.Chain{
-		Name: name, Table: l.table, Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: &p, Policy: &accept,
+		Name: name, Table: l.table, Type: kind, Hooknum: hook, Priority: &p, Policy: &accept,
 	}, r})
 }
 
@@ -86,8 +93,12 @@ func slotRules(selection rules.Selection, n int, mark uint32) []rule {
 	var out []rule
 	for _, f := range []family{ipv4, ipv6} {
 		pick, text := f.random(n), fmt.Sprintf("numgen random mod %d", n)
-		if selection == rules.FlowHash {
+		switch selection {
+		case rules.FlowHash:
 			pick, text = f.flowHash(n), fmt.Sprintf("jhash %s saddr . th sport mod %d seed %#x", f.name, n, flowSeed)
+		case rules.ClientHash:
+			pick, text = f.clientHash(n), fmt.Sprintf("jhash %s saddr mod %d seed %#x", f.name, n, flowSeed)
+		default: // random
 		}
 		out = append(out, rule{
 			text: fmt.Sprintf("meta nfproto %s ct mark set ct mark | 0x%08x dnat %s to %s . %s map @%s",
@@ -111,18 +122,18 @@ func gotoRule(chain string) rule {
 	return rule{text: "goto " + chain, exprs: []expr.Any{verdict(expr.VerdictGoto, chain)}}
 }
 
-// drawRules drop the refused share of a listener and send the rest on to its
-// flow-N chain. The drawn number is converted to network order because the
+// drawRules refuse the refused share of a listener and send the rest on to its
+// flow-N or client-N chain. The drawn number is converted to network order because the
 // interval set compares bytes from the left.
 func drawRules() []rule {
 	var out []rule
 	for _, f := range []family{ipv4, ipv6} {
 		out = append(out, rule{
-			text: fmt.Sprintf("%s . numgen random mod %d @%s drop", f.serviceText(), rules.DrawRange, f.set(refused4)),
+			text: fmt.Sprintf("%s . numgen random mod %d @%s goto %s", f.serviceText(), rules.DrawRange, f.set(refused4), refuseChain),
 			exprs: concat(f.only(), f.service(), f.random(rules.DrawRange), []expr.Any{
 				&expr.Byteorder{SourceRegister: f.slot(), DestRegister: f.slot(), Op: expr.ByteorderHton, Len: 4, Size: 4},
 				f.in(refused4),
-				verdict(expr.VerdictDrop, ""),
+				verdict(expr.VerdictGoto, refuseChain),
 			}),
 		})
 	}
@@ -133,16 +144,48 @@ func drawRules() []rule {
 }
 
 // refuseRules tell a TCP client at once and leave a UDP one to its timeout, as an
-// unanswered datagram would. reject in prerouting needs Linux 5.9.
-func refuseRules() []rule {
-	return []rule{
-		{text: "meta l4proto tcp reject with tcp reset", exprs: []expr.Any{
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
-		}},
-		{text: "drop", exprs: []expr.Any{verdict(expr.VerdictDrop, "")}},
+// unanswered datagram would. reject in prerouting needs Linux 5.9; without it a TCP
+// client, too, is left to its timeout.
+func refuseRules(reject bool) []rule {
+	drop := rule{text: "drop", exprs: []expr.Any{verdict(expr.VerdictDrop, "")}}
+	if !reject {
+		return []rule{drop}
 	}
+	return []rule{{text: "meta l4proto tcp reject with tcp reset", exprs: resetTCP()}, drop}
+}
+
+func resetTCP() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
+	}
+}
+
+// filterRule is all that packets meet which are none of ours.
+func filterRule() rule {
+	return rule{
+		text:  "ct state invalid goto " + invalidChain,
+		exprs: append(with(expr.CtKeySTATE, stateInvalid), verdict(expr.VerdictGoto, invalidChain)),
+	}
+}
+
+// invalidRules drop what an endpoint sends and conntrack knows no flow for, such as a
+// segment outside of the window: it would not be translated back. A client would see
+// the endpoint's own address, and this node, which remote endpoints answer to, would
+// find no socket; both reset the endpoint's connection (kubernetes#74839).
+func invalidRules() []rule {
+	var out []rule
+	for _, f := range []family{ipv4, ipv6} {
+		out = append(out, rule{
+			text: fmt.Sprintf("%s saddr . meta l4proto . th sport @%s counter packets 0 bytes 0 drop", f.name, f.set(endpoints4)),
+			exprs: concat(f.only(), f.origin(), []expr.Any{
+				f.in(endpoints4), &expr.Counter{}, verdict(expr.VerdictDrop, ""),
+			}),
+			comment: "an endpoint's, and not translated back",
+		})
+	}
+	return out
 }
 
 // statusDNAT is IPS_DST_NAT: the flow's destination is translated.

@@ -66,6 +66,7 @@ const (
 	chainNone   chainID = iota // no element
 	chainRefuse                // nothing to forward to
 	chainDraw                  // a part is refused before a slot is picked
+	chainClient                // client-N, the one with rules.ClientSlots
 	chainRung                  // random-N and flow-N, two for each rung of the ladder
 	// chainForeign is what a read-back element leads to when it is no chain of ours.
 	chainForeign chainID = 0xffff
@@ -73,12 +74,15 @@ const (
 
 // The chains that are not made per rung.
 const (
-	servicesChain    = "services"
-	refuseChain      = "refuse"
-	drawChain        = "draw"
-	preroutingChain  = "prerouting"
-	outputChain      = "output"
-	postroutingChain = "postrouting"
+	servicesChain         = "services"
+	refuseChain           = "refuse"
+	drawChain             = "draw"
+	invalidChain          = "invalid"
+	preroutingChain       = "prerouting"
+	outputChain           = "output"
+	postroutingChain      = "postrouting"
+	filterPreroutingChain = "filter-prerouting"
+	filterOutputChain     = "filter-output"
 )
 
 var (
@@ -96,13 +100,20 @@ func indexRungs() map[int]int {
 	return index
 }
 
-// slotChain is the chain that picks among n slots, n being a rung of the ladder.
+// slotChain is the chain that picks among n slots, n being a rung of the ladder, with
+// ClientHash rules.ClientSlots.
 func slotChain(selection rules.Selection, n int) chainID {
+	if selection == rules.ClientHash {
+		return chainClient
+	}
 	return chainRung + 2*chainID(rungIndex[n]) + chainID(selection)
 }
 
 func nameChains() []string {
-	names := []string{chainNone: "", chainRefuse: refuseChain, chainDraw: drawChain}
+	names := []string{
+		chainNone: "", chainRefuse: refuseChain, chainDraw: drawChain,
+		chainClient: fmt.Sprintf("client-%d", rules.ClientSlots),
+	}
 	for _, n := range rungs {
 		names = append(names, fmt.Sprintf("random-%d", n), fmt.Sprintf("flow-%d", n))
 	}
@@ -136,6 +147,8 @@ const (
 	drawn6
 	refused4
 	refused6
+	endpoints4
+	endpoints6
 	local4
 	local6
 	hairpin4
@@ -145,7 +158,7 @@ const (
 
 var setNames = [setCount]string{
 	"listeners4", "listeners6", "slots4", "slots6", "drawn4", "drawn6",
-	"refused4", "refused6", "local4", "local6", "hairpin4", "hairpin6",
+	"refused4", "refused6", "endpoints4", "endpoints6", "local4", "local6", "hairpin4", "hairpin6",
 }
 
 func (s setID) String() string { return setNames[s] }
@@ -156,6 +169,7 @@ var setComments = [setCount / 2]string{
 	kindSlots:     "endpoint of each slot of a listener; a missing slot is refused",
 	kindDrawn:     "where chain draw sends what it does not refuse",
 	kindRefused:   "numbers that are refused when chain draw draws them",
+	kindEndpoints: "all endpoints, also those that get no new flow",
 	kindLocal:     "endpoints on this node",
 	kindHairpin:   "endpoints on this node, as client and server in one",
 }
@@ -168,6 +182,7 @@ const (
 	kindSlots
 	kindDrawn
 	kindRefused
+	kindEndpoints // this and those behind it: see member
 	kindLocal
 	kindHairpin
 )

@@ -5,34 +5,66 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
-// feature is something of the kernel that the rules need.
-type feature struct {
-	name, cure string
-	add        func(*nftables.Conn, *nftables.Table) error
+// UnableError says that this kernel lacks something that the rules cannot do without:
+// no right and no second try will help.
+type UnableError struct {
+	Feature string // what is missing
+	Cure    string // the kernel's option, module or version that has it
+	Kernel  string // the release, as "uname -r" prints it
+	Err     error  // the kernel's answer
 }
 
-// Probe reports, in one sentence, what the kernel or our rights lack. It makes a
-// table, and deletes it, in one batch: nobody ever sees it. The table has a name
-// that nobody else has.
+func (e *UnableError) Error() string {
+	return fmt.Sprintf("nftables: kernel %s has no %s (%s): %v", e.Kernel, e.Feature, e.Cure, e.Err)
+}
+
+func (e *UnableError) Unwrap() error { return e.Err }
+
+// feature is something of the kernel that the rules need, tried where they use it:
+// the kernel checks for the hook what a base chain leads to, and nothing else.
+type feature struct {
+	name, cure string
+	// without is what users notice where it is missing; empty where nothing works then.
+	without string
+	add     func(*nftables.Conn, *nftables.Table) error
+}
+
+// prober asks the kernel for features, all at once.
+type prober func(Config, []feature) error
+
+// Probe reports, in one sentence, what the kernel or our rights lack: an UnableError, or
+// os.ErrPermission. It makes a table, of a name that nobody else has and with rules that
+// no packet matches, and deletes it at once.
 func Probe(c Config) error {
+	_, err := probe(c, try)
+	return err
+}
+
+// probe returns the features that are missing and that the rules can do without.
+func probe(c Config, try prober) (missing []feature, err error) {
 	c.Table = fmt.Sprintf("%s-probe-%016x", c.Table, rand.Uint64())
-	features := features(c)
-	var all []feature
-	if try(c, append(all, features...)) == nil {
-		return nil
+	all := features(c)
+	if try(c, all) == nil {
+		return nil, nil
 	}
-	for i, f := range features { // one at a time, to name the one
-		if err := try(c, features[i:i+1]); err != nil {
-			return probeError(f, err)
+	for i, f := range all { // one at a time, to name the one
+		err := try(c, all[i:i+1])
+		switch {
+		case err == nil:
+		case f.without != "" && rejected(err) && !errors.Is(err, os.ErrPermission):
+			missing = append(missing, f)
+		default:
+			return nil, probeError(f, err)
 		}
 	}
-	return nil
+	return missing, nil
 }
 
 func probeError(f feature, err error) error {
@@ -40,13 +72,33 @@ func probeError(f feature, err error) error {
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("nftables: not permitted to change rules: CAP_NET_ADMIN in the user namespace that owns the network namespace is needed: %w", err)
 	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT):
-		return fmt.Errorf("nftables: this kernel has no nf_tables (CONFIG_NF_TABLES, module nf_tables): %w", err)
+		return &UnableError{"nf_tables", "CONFIG_NF_TABLES, module nf_tables", kernelRelease(), err}
+	case rejected(err):
+		return &UnableError{f.name, f.cure, kernelRelease(), err}
 	}
-	return fmt.Errorf("nftables: this kernel has no %s (%s): %w", f.name, f.cure, err)
+	return fmt.Errorf("nftables: probe the kernel for %s: %w", f.name, err)
 }
 
-// try makes the table of the Config with the features and deletes it. Where there
-// is one of its name it fails with EEXIST and touches nothing.
+// limitations says what users notice of features that are missing, and the cure.
+func limitations(missing []feature) []string {
+	var out []string
+	for _, f := range missing {
+		out = append(out, fmt.Sprintf("kernel %s has no %s: %s; cure: %s", kernelRelease(), f.name, f.without, f.cure))
+	}
+	return out
+}
+
+func kernelRelease() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return "of unknown release"
+	}
+	return unix.ByteSliceToString(name.Release[:])
+}
+
+// try makes the table of the Config with the features and deletes it. Where there is one
+// of its name it fails with EEXIST and touches nothing. Two commits, because what a hook
+// allows is checked at the end of a batch, and of tables that are left by then.
 func try(c Config, features []feature) error {
 	conn, err := openConn(c)
 	if err != nil {
@@ -59,43 +111,88 @@ func try(c Config, features []feature) error {
 			return errors.Join(err, conn.CloseLasting())
 		}
 	}
+	if err := conn.Flush(); err != nil {
+		return errors.Join(err, conn.CloseLasting())
+	}
 	conn.DelTable(table)
 	return errors.Join(conn.Flush(), conn.CloseLasting())
 }
 
 func features(c Config) []feature {
-	l := newLayout(c)
-	rules := func(exprs ...expr.Any) func(*nftables.Conn, *nftables.Table) error {
-		return func(conn *nftables.Conn, table *nftables.Table) error {
-			ch := conn.AddChain(&nftables.Chain{Name: "probe", Table: table})
-			conn.AddRule(&nftables.Rule{Table: table, Chain: ch, Exprs: exprs})
-			return nil
-		}
-	}
-	base := func(conn *nftables.Conn, table *nftables.Table) error {
-		for _, ch := range l.chains {
-			if ch.Type != "" {
-				conn.AddChain(ch.Chain)
-			}
-		}
-		return nil
+	l := newLayout(c, true)
+	rule := func(exprs []expr.Any, chains ...string) func(*nftables.Conn, *nftables.Table) error {
+		return inChains(l, exprs, chains...)
 	}
 	sets := func(conn *nftables.Conn, table *nftables.Table) error {
 		for _, set := range l.sets {
-			if err := conn.AddSet(set, nil); err != nil {
+			of := *set
+			of.Table = table
+			if err := conn.AddSet(&of, nil); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
+	nothing := func(*nftables.Conn, *nftables.Table) error { return nil }
+	accept := []expr.Any{verdict(expr.VerdictAccept, "")}
+	translate := []expr.Any{
+		&expr.Immediate{Register: address, Data: []byte{127, 0, 0, 1}},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: address},
+	}
 	return []feature{
-		{"nf_tables tables of family inet", "CONFIG_NF_TABLES_INET, Linux ≥ 3.14", rules()},
-		{"nat chains of family inet", "CONFIG_NFT_NAT, module nft_chain_nat, Linux ≥ 5.2", base},
-		{"concatenated maps and interval sets", "Linux ≥ 5.6", sets},
-		{"random numbers in rules", "CONFIG_NFT_NUMGEN, module nft_numgen", rules(ipv4.random(2)...)},
-		{"hashing in rules", "CONFIG_NFT_HASH, module nft_hash", rules(ipv4.flowHash(2)...)},
-		{"conntrack in rules", "CONFIG_NFT_CT, module nft_ct", rules(setMark(c.Mark)...)},
-		{"masquerading", "CONFIG_NFT_MASQ, module nft_masq", rules(&expr.Masq{FullyRandom: true})},
-		{"rejecting", "CONFIG_NFT_REJECT_INET, module nft_reject_inet", rules(&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})},
+		{name: "nf_tables tables of family inet", cure: "CONFIG_NF_TABLES_INET, Linux ≥ 3.14", add: nothing},
+		{
+			name: "nat chains of family inet", cure: "CONFIG_NFT_NAT, module nft_chain_nat, Linux ≥ 5.2",
+			add: rule(accept, preroutingChain, outputChain, postroutingChain),
+		},
+		{name: "concatenated maps and interval sets", cure: "Linux ≥ 5.6", add: sets},
+		{
+			name: "random numbers in rules", cure: "CONFIG_NFT_NUMGEN, module nft_numgen",
+			add: rule(ipv4.random(2), preroutingChain, outputChain),
+		},
+		{
+			name: "hashing in rules", cure: "CONFIG_NFT_HASH, module nft_hash",
+			add: rule(ipv4.flowHash(2), preroutingChain, outputChain),
+		},
+		{
+			name: "conntrack in rules", cure: "CONFIG_NFT_CT, module nft_ct",
+			add: rule(setMark(c.Mark), preroutingChain, outputChain),
+		},
+		{
+			name: "destination translation in rules", cure: "CONFIG_NFT_NAT, module nft_nat",
+			add: rule(translate, preroutingChain, outputChain),
+		},
+		{
+			name: "masquerading", cure: "CONFIG_NFT_MASQ, module nft_masq",
+			add: rule([]expr.Any{&expr.Masq{FullyRandom: true}}, postroutingChain),
+		},
+		{
+			name: "conntrack states in filter chains", cure: "CONFIG_NFT_CT, module nft_ct",
+			add: rule(append(with(expr.CtKeySTATE, stateInvalid), accept...), filterPreroutingChain, filterOutputChain),
+		},
+		{
+			name: "reject in nat prerouting", cure: "Linux ≥ 5.9 with CONFIG_NFT_REJECT_INET, module nft_reject_inet",
+			without: "TCP clients that are to be refused get no answer and time out",
+			add:     rule(resetTCP(), preroutingChain, outputChain),
+		},
+	}
+}
+
+// inChains adds the base chains of these names, each with one rule that no packet
+// matches: none has protocol 255, which is reserved (IANA protocol numbers).
+func inChains(l *layout, exprs []expr.Any, names ...string) func(*nftables.Conn, *nftables.Table) error {
+	exprs = append([]expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_RAW}},
+	}, exprs...)
+	return func(conn *nftables.Conn, table *nftables.Table) error {
+		for _, ch := range l.chains {
+			if slices.Contains(names, ch.Name) {
+				base := *ch.Chain
+				base.Table = table
+				conn.AddRule(&nftables.Rule{Table: table, Chain: conn.AddChain(&base), Exprs: exprs})
+			}
+		}
+		return nil
 	}
 }

@@ -19,6 +19,7 @@ type Programmer struct {
 	query   *query // nil likewise
 	stats   Stats
 	encoder encoder
+	limits  []string // see Limitations
 
 	// kernel is what every acknowledged batch has made of the table. It is true
 	// while synced; a failure ends that and the next pass reads the table back.
@@ -34,8 +35,9 @@ type Programmer struct {
 	state     *rules.State
 	pending   map[rules.FrontendKey]failure
 	committed map[string]string
-	provenAll *rules.State // committed holds all digests of this State; nil: of none
-	lost      bool         // what was proven is gone from the kernel, and nothing is in its place yet
+	missed    map[rules.FrontendKey]struct{} // gone from the kernel without a commit of ours, and not yet told of
+	provenAll *rules.State                   // committed holds all digests of this State; nil: of none
+	lost      bool                           // what was proven is gone from the kernel, and nothing is in its place yet
 
 	// For tests: fault makes a batch fail before it is sent, or after; limit
 	// replaces what the socket buffers allow.
@@ -62,19 +64,23 @@ type Stats struct {
 // Stats returns the counts so far.
 func (p *Programmer) Stats() Stats { return p.stats }
 
-// New checks that the kernel has everything the rules need, see Probe, and opens
-// the connection. It changes nothing; a table that is already there goes on
+// New checks that the kernel has everything the rules cannot do without, see Probe, and
+// opens the connection. Other features may be missing, see Limitations. It changes nothing; a table that is already there goes on
 // working and is taken over by the first Program.
-func New(c Config) (*Programmer, error) {
+func New(c Config) (*Programmer, error) { return open(c, try) }
+
+func open(c Config, try prober) (*Programmer, error) {
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("nftables: %w", err)
 	}
-	if err := Probe(c); err != nil {
+	missing, err := probe(c, try)
+	if err != nil {
 		return nil, err
 	}
 	p := &Programmer{
-		config: c, layout: newLayout(c), kernel: newKernel(),
+		config: c, layout: newLayout(c, len(missing) == 0), kernel: newKernel(), limits: limitations(missing),
 		pending: make(map[rules.FrontendKey]failure), committed: make(map[string]string),
+		missed: make(map[rules.FrontendKey]struct{}),
 	}
 	p.encoder.sets = &p.layout.sets
 	if err := p.connect(); err != nil {
@@ -82,6 +88,10 @@ func New(c Config) (*Programmer, error) {
 	}
 	return p, nil
 }
+
+// Limitations says, a sentence each, what does not work as it should because this kernel
+// lacks something, and the cure.
+func (p *Programmer) Limitations() []string { return slices.Clone(p.limits) }
 
 func (p *Programmer) connect() error {
 	var err error
@@ -121,7 +131,8 @@ func (p *Programmer) Cleanup(ctx context.Context) error {
 	if err := p.cleanup(ctx); err != nil {
 		return fmt.Errorf("nftables: remove table inet %s: %w", p.config.Table, err)
 	}
-	p.forget()
+	p.synced, p.kernel = false, newKernel()
+	clear(p.missed)
 	p.state, p.provenAll, p.committed = nil, nil, make(map[string]string)
 	clear(p.pending)
 	return nil
@@ -136,12 +147,6 @@ func (p *Programmer) cleanup(ctx context.Context) error {
 	}
 	p.conn.DelTable(p.layout.table)
 	return p.flush(ctx, nil)
-}
-
-// forget drops the model of the kernel; the next pass makes a new one.
-func (p *Programmer) forget() {
-	p.synced = false
-	p.kernel = newKernel()
 }
 
 // unprove takes back what was proven: the kernel does not hold it any more. The
@@ -175,11 +180,11 @@ func (p *Programmer) Program(ctx context.Context, state *rules.State) (rules.Res
 		} else {
 			p.stats.Altered++
 		}
-		p.forget()
+		p.synced = false
 		p.unprove()
 		err = pass.run()
 	}
-	results := rules.Results{Operations: pass.operations, Restored: (vanished || altered) && err == nil}
+	results := rules.Results{Removed: pass.gone(), Operations: pass.operations, Restored: (vanished || altered) && err == nil}
 	results.Errors = p.gatewayErrors(state, err)
 	results.Committed = p.proven(state, results.Errors)
 	if err == nil {
@@ -189,6 +194,24 @@ func (p *Programmer) Program(ctx context.Context, state *rules.State) (rules.Res
 		err = fmt.Errorf("nftables: %w", err)
 	}
 	return results, err
+}
+
+// gone returns the Frontends that the kernel no longer holds: what this pass removed
+// and what else is missing that the State does not want back.
+func (p *pass) gone() []rules.FrontendKey {
+	out := p.removed
+	for key := range p.missed {
+		switch {
+		case !p.synced: // nobody knows
+		case p.kernel.programs[key].serves():
+			delete(p.missed, key)
+		case p.state.Frontend(key) == nil:
+			delete(p.missed, key)
+			out = append(out, key)
+		}
+	}
+	slices.SortFunc(out, rules.FrontendKey.Compare)
+	return slices.Compact(out)
 }
 
 // gatewayErrors tells why Gateways of the State are not committed.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -83,12 +82,12 @@ func TestTouchesOnlyTheDifference(t *testing.T) {
 		want int
 	}{
 		{"new listener", benchFrontend(1, 0, 10), 1 + 10},
-		{"one endpoint replaced", replaced, 2},
-		{"back", benchFrontend(1, 0, 10), 2},
+		{"one endpoint replaced", replaced, 2 + 1}, // its element in endpoints4
+		{"back", benchFrontend(1, 0, 10), 2 + 1},
 		{"route renamed", renamed, 2},
 		{"back", benchFrontend(1, 0, 10), 2},
-		{"one endpoint added", benchFrontend(1, 0, 11), 2 + 1 + 2}, // number 10 is local
-		{"it is removed", benchFrontend(1, 0, 10), 2 + 2 + 1 + 2},  // its slot first leads elsewhere
+		{"one endpoint added", benchFrontend(1, 0, 11), 2 + 1 + 3}, // number 10 is local
+		{"it is removed", benchFrontend(1, 0, 10), 2 + 2 + 1 + 3},  // its slot first leads elsewhere
 		{"nothing left to lead to", benchFrontend(1, 0, 0), 2 + 10},
 		{"listener removed", nil, 1},
 	} {
@@ -118,6 +117,7 @@ func TestRandomStatesEndAsAColdLoad(t *testing.T) {
 				}
 			}
 			w := newWorld(seed)
+			w.clients = seed == 0
 			for range 25 {
 				s := w.state()
 				mustProgram(t, p, s)
@@ -505,54 +505,6 @@ func TestCleanupLeavesOthersAlone(t *testing.T) {
 	}
 	mustProgram(t, p, benchState(10))
 	checkKernel(t, c, benchState(10))
-}
-
-func TestProbeSaysWhatIsMissing(t *testing.T) {
-	_, c := inNamespace(t)
-	if err := Probe(c); err != nil {
-		t.Errorf("with all rights: %v", err)
-	}
-	c.NetNS = 0 // its socket is then opened by this very thread
-	got := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends without its rights
-		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		if err := unix.Capset(&header, &make([]unix.CapUserData, 2)[0]); err != nil {
-			got <- err
-			return
-		}
-		_, err := New(c)
-		got <- err
-	}()
-	if err := <-got; err == nil || !strings.Contains(err.Error(), "CAP_NET_ADMIN") || !errors.Is(err, unix.EPERM) {
-		t.Errorf("without rights: %v", err)
-	}
-}
-
-func TestProbeLeavesOthersAlone(t *testing.T) {
-	ns, c := inNamespace(t)
-	for _, command := range []string{
-		"add table inet portway-probe",
-		"add chain inet portway-probe probe",
-		"add rule inet portway-probe probe counter accept",
-	} {
-		nft(t, ns, strings.Fields(command)...)
-	}
-	before := nft(t, ns, "--handle", "list", "ruleset")
-	if err := Probe(c); err != nil {
-		t.Error(err)
-	}
-	c.Table = "portway-probe" // by chance
-	if err := try(c, features(c)); !errors.Is(err, unix.EEXIST) {
-		t.Errorf("%v, want EEXIST", err)
-	}
-	if diff := cmp.Diff(before, nft(t, ns, "--handle", "list", "ruleset")); diff != "" {
-		t.Errorf("(-before +after):\n%s", diff)
-	}
-	c.Table = strings.Repeat("p", 100)
-	if err := Probe(c); err != nil {
-		t.Errorf("with the longest name: %v", err)
-	}
 }
 
 func TestConfigValidate(t *testing.T) {

@@ -2,8 +2,6 @@ package nftables
 
 import (
 	"fmt"
-	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -32,7 +30,7 @@ func render(state *rules.State, c Config, brief bool) (string, error) {
 	if err := state.Validate(); err != nil {
 		return "", fmt.Errorf("nftables: %w", err)
 	}
-	r := &renderer{layout: newLayout(c), used: make(map[string]bool)}
+	r := &renderer{layout: newLayout(c, true), used: make(map[string]bool)}
 	r.collect(state)
 	for _, set := range r.sets {
 		r.set(set)
@@ -45,8 +43,8 @@ func render(state *rules.State, c Config, brief bool) (string, error) {
 	return "table inet " + c.Table + " {\n" + strings.TrimPrefix(r.text.String(), "\n") + "}\n", nil
 }
 
-// ladderChain reports whether a chain is one of those made for each rung.
-func ladderChain(name string) bool { return chainIDs[name] >= chainRung }
+// ladderChain reports whether a chain is one of those that pick a slot.
+func ladderChain(name string) bool { return chainIDs[name] >= chainClient }
 
 type renderer struct {
 	*layout
@@ -57,23 +55,20 @@ type renderer struct {
 
 // collect compiles every Frontend as for an empty kernel.
 func (r *renderer) collect(state *rules.State) {
-	addrs := make(map[netip.Addr]struct{})
+	wanted := make(map[member]struct{})
 	for _, key := range state.Keys() {
-		p := compile(state.Frontend(key), nil)
+		p := compile(key, state.Frontend(key), nil)
 		pl := newPlan(key, nil, p)
 		for _, o := range slices.Concat(pl.slots, pl.switches) {
 			r.elements[o.set] = append(r.elements[o.set], elementText(o))
 			r.used[o.to.String()] = true
 		}
-		for _, addr := range p.local {
-			addrs[addr] = struct{}{}
+		for _, id := range p.members {
+			wanted[id] = struct{}{}
 		}
 	}
-	for _, addr := range slices.SortedFunc(maps.Keys(addrs), netip.Addr.Compare) {
-		id := local4.of(addr.Is6())
-		r.elements[id] = append(r.elements[id], addr.String())
-		id = hairpin4.of(addr.Is6())
-		r.elements[id] = append(r.elements[id], addr.String()+" . "+addr.String())
+	for _, o := range memberOps(wanted, false) {
+		r.elements[o.set] = append(r.elements[o.set], elementText(o))
 	}
 }
 
@@ -81,6 +76,12 @@ func (r *renderer) collect(state *rules.State) {
 func elementText(o op) string {
 	service := fmt.Sprintf("%s . %s . %s", o.key.Addr, o.key.Protocol, portText(o.key.Port))
 	switch o.set.kind() {
+	case kindEndpoints:
+		return service
+	case kindLocal:
+		return o.key.Addr.String()
+	case kindHairpin:
+		return fmt.Sprintf("%[1]s . %[1]s", o.key.Addr)
 	case kindListeners:
 		return fmt.Sprintf("%s counter packets 0 bytes 0 comment %q : goto %s", service, o.comment, o.to)
 	case kindDrawn:
@@ -143,6 +144,8 @@ func hookName(hook nftables.ChainHook) string {
 // priorityName is the priority relative to the names that nft has for the hook.
 func priorityName(hook nftables.ChainHook, p nftables.ChainPriority) string {
 	switch {
+	case p == *nftables.ChainPriorityFilter:
+		return "filter"
 	case hook == *nftables.ChainHookPrerouting:
 		return fmt.Sprintf("dstnat - %d", *nftables.ChainPriorityNATDest-p)
 	case hook == *nftables.ChainHookPostrouting && p == *nftables.ChainPriorityNATSource:

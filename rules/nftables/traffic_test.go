@@ -36,32 +36,37 @@ func serverAddr(i int) netip.AddrPort {
 func serve(t *testing.T, ns *netns.Namespace) {
 	t.Helper()
 	for i := range servers {
-		var listener net.Listener
-		if err := ns.Do(func() (err error) {
-			listener, err = net.Listen("tcp", serverAddr(i).String())
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			for {
-				conn, err := listener.Accept()
-				if errors.Is(err, net.ErrClosed) {
-					return
-				}
-				if err == nil {
-					_, _ = conn.Write([]byte{byte(i)}) // a client that is gone counts itself
-					_ = conn.Close()
-				}
-			}
-		}()
-		t.Cleanup(func() {
-			_ = listener.Close()
-			<-done
-		})
+		serveAt(t, ns, serverAddr(i), i)
 	}
+}
+
+func serveAt(t *testing.T, ns *netns.Namespace, at netip.AddrPort, number int) {
+	t.Helper()
+	var listener net.Listener
+	if err := ns.Do(func() (err error) {
+		listener, err = net.Listen("tcp", at.String())
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := listener.Accept()
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err == nil {
+				_, _ = conn.Write([]byte{byte(number)}) // a client that is gone counts itself
+				_ = conn.Close()
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		_ = listener.Close()
+		<-done
+	})
 }
 
 // connect opens one connection and returns the number of the server that took it.
