@@ -37,21 +37,24 @@ type agent struct {
 	source     source
 	programmer programmer
 	addresses  func() ([]netip.Addr, error)
+	zone       func() string
 	// assign gives the Gateways their addresses.
 	assign func(map[types.NamespacedName]*gatewayv1.Gateway, []netip.Addr) map[types.NamespacedName]topology.Assignment
 	// preflight tells what the host lacks to serve at these addresses.
 	preflight func([]netip.Addr) []string
+	flows     *flowSweeper  // nil: flows are left alone
 	statuses  *statusWriter // nil when nobody wants them
 	reports   *reportWriter // nil without a cluster
 	progress  *progress
 	metrics   *instruments
 	clock     clock.PassiveClock
 
-	moved atomic.Bool   // the node's addresses may have changed
+	moved atomic.Bool   // the node's addresses or zone may have changed
 	nudge chan struct{} // follows moved
 
 	snapshot  topology.Snapshot
 	current   []netip.Addr // the node's addresses
+	zoned     string       // the node's zone
 	undecided bool         // one of them changed since the graph was built
 	graph     *topology.Graph
 	forwarder *topology.Forwarder
@@ -65,6 +68,7 @@ func newAgent(node string, config topology.Config, from source, to programmer, a
 		node: node, config: config, source: from, programmer: to, addresses: addresses,
 		assign:    cluster.Assign,
 		preflight: func([]netip.Addr) []string { return nil },
+		zone:      func() string { return "" },
 		nudge:     make(chan struct{}, 1),
 		progress:  newProgress(clock.RealClock{}),
 		metrics:   newInstruments(),
@@ -74,7 +78,7 @@ func newAgent(node string, config topology.Config, from source, to programmer, a
 	}
 }
 
-// readdress asks for a pass that looks at the node's addresses. Safe for
+// readdress asks for a pass that looks at the node's addresses and zone. Safe for
 // concurrent use.
 func (a *agent) readdress() {
 	a.moved.Store(true)
@@ -102,6 +106,7 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 		if err := a.followAddresses(ctx); err != nil {
 			return err
 		}
+		a.followZone(ctx)
 	}
 	if a.undecided {
 		a.decide(ctx)
@@ -120,6 +125,9 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 		a.progress.succeed()
 	}
 	// Everything below is told after the kernel is up to date.
+	if a.flows != nil {
+		a.flows.offer(state, results, err)
+	}
 	if results.Restored {
 		klog.FromContext(ctx).Info("Somebody else deleted or changed our rules; they are in place again")
 	}
@@ -151,8 +159,22 @@ func (a *agent) followAddresses(ctx context.Context) error {
 		klog.FromContext(ctx).Info("Serving at the node's addresses", "addresses", fmt.Sprint(now))
 	}
 	a.current, a.undecided = append([]netip.Addr{}, now...), true
-	a.forwarder.SetNode(topology.Node{Name: a.node, Addresses: a.current})
+	a.forwarder.SetNode(a.thisNode())
 	return nil
+}
+
+// followZone takes over the node's zone.
+func (a *agent) followZone(ctx context.Context) {
+	if now := a.zone(); now != a.zoned {
+		klog.FromContext(ctx).Info("This node's zone", "zone", now, "before", a.zoned)
+		a.zoned = now
+		a.forwarder.SetNode(a.thisNode())
+	}
+}
+
+// thisNode is what the Forwarder makes States for.
+func (a *agent) thisNode() topology.Node {
+	return topology.Node{Name: a.node, Addresses: a.current, Zone: a.zoned}
 }
 
 // decide builds the Graph anew.

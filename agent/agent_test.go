@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
@@ -30,6 +31,7 @@ type fakeProgrammer struct {
 	committed map[string]string
 	err       error
 	errs      map[string]error
+	limits    []string
 	cleaned   bool
 	closed    bool
 	// programmed gets every State, if set.
@@ -58,6 +60,7 @@ func (p *fakeProgrammer) Program(_ context.Context, state *rules.State) (rules.R
 
 func (p *fakeProgrammer) Cleanup(context.Context) error { p.cleaned = true; return p.err }
 func (p *fakeProgrammer) Close() error                  { p.closed = true; return nil }
+func (p *fakeProgrammer) Limitations() []string         { return p.limits }
 
 func (p *fakeProgrammer) last() *rules.State {
 	p.mu.Lock()
@@ -239,6 +242,42 @@ func TestPassFollowsAddressesWhenFull(t *testing.T) {
 	}
 	if status := b.status(t); !strings.Contains(status, "value: 192.0.2.2") {
 		t.Errorf("status:\n%s", status)
+	}
+}
+
+// TestPassFollowsTheZone: endpoints for other zones get no new flow once the node's
+// own is known, and are not cut off.
+func TestPassFollowsTheZone(t *testing.T) {
+	b := newBench(t)
+	service := types.NamespacedName{Namespace: "default", Name: "my-foo-service"}
+	var hinted []*discoveryv1.EndpointSlice
+	for _, slice := range b.store.Next().Slices[service] {
+		slice = slice.DeepCopy()
+		for i := range slice.Endpoints {
+			zone := discoveryv1.ForZone{Name: fmt.Sprint("zone-", i)}
+			slice.Endpoints[i].Hints = &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{zone}}
+		}
+		hinted = append(hinted, slice)
+	}
+	b = newBench(t)
+	for _, slice := range hinted {
+		if err := b.store.Put(slice); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.must(t, true)
+	all := endpoints(b.kernel.last().Frontend(fooKey))
+	zone := "zone-1"
+	b.zone = func() string { return zone }
+	b.must(t, false)
+	if got := endpoints(b.kernel.last().Frontend(fooKey)); !slices.Equal(got, all) {
+		t.Errorf("looked at the zone although nobody said that it moved: %v", got)
+	}
+	b.readdress()
+	b.must(t, false)
+	foo := b.kernel.last().Frontend(fooKey)
+	if got := endpoints(foo); !slices.Equal(got, all[1:2]) || len(foo.Backends[0].Draining) != len(all)-1 {
+		t.Errorf("endpoints %v of %v, draining %v", got, all, foo.Backends[0].Draining)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/internal/syncloop"
+	"github.com/portway-dev/portway/rules/nftables"
 	"github.com/portway-dev/portway/topology"
 )
 
@@ -86,10 +87,16 @@ func runCluster(ctx context.Context, o Options, env environment) error {
 		return err
 	}
 	kernel, err := env.open(o.Backend, uint32(o.CTMark))
-	if err != nil {
+	var lacking *nftables.UnableError
+	switch {
+	case errors.As(err, &lacking):
+		klog.FromContext(ctx).Error(err, "This node cannot serve Gateways; its NodeReport says so")
+		kernel = unable{err}
+	case err != nil:
 		return err
 	}
 	defer func() { _ = kernel.Close() }() // only sockets; the rules stay
+	logNew(ctx, "The rules do without something", nil, kernel.Limitations())
 	health, err := o.listenHealth()
 	if err != nil {
 		return err
@@ -100,7 +107,7 @@ func runCluster(ctx context.Context, o Options, env environment) error {
 	return nil
 }
 
-func newMember(ctx context.Context, o Options, env environment, api connection, kernel programmer, host func() ([]netip.Addr, error)) *member {
+func newMember(ctx context.Context, o Options, env environment, api connection, kernel backend, host func() ([]netip.Addr, error)) *member {
 	store := cluster.NewStore()
 	config := cluster.DefaultLiveConfig()
 	config.Clients, config.Role, config.Clock = api.Clients, cluster.ForAgent, env.clock
@@ -114,6 +121,9 @@ func newMember(ctx context.Context, o Options, env environment, api connection, 
 	}
 	m.agent = o.newAgent(env, store, kernel, addresses)
 	m.self.moved = m.readdress
+	if o.NodeZone == "" {
+		m.zone = m.self.zone
+	}
 	m.assign = func(gateways map[types.NamespacedName]*gatewayv1.Gateway, _ []netip.Addr) map[types.NamespacedName]topology.Assignment {
 		return cluster.Assigned(gateways)
 	}
@@ -122,7 +132,7 @@ func newMember(ctx context.Context, o Options, env environment, api connection, 
 		client:    api.NodeReports,
 		revisions: api.Metadata.Resource(v1alpha1.GroupVersion.WithResource("nodereports")),
 		owner:     m.self.owner,
-		describe:  description{version: o.Version, backend: backendName(o.Backend), bootID: bootID(env.sysctls)},
+		describe:  description{version: o.Version, backend: backendName(o.Backend), bootID: bootID(env.sysctls), limits: kernel.Limitations()},
 		fresh:     make(chan struct{}, 1),
 	}
 	m.heartbeat = &heartbeat{
@@ -147,12 +157,7 @@ func (m *member) serve(ctx context.Context, env environment) {
 		klog.FromContext(ctx).Info("Stopped; the rules stay in the kernel, --cleanup removes them")
 	}()
 	every := func(name string, interval, least time.Duration, changed <-chan struct{}, pass syncloop.Pass) {
-		running.Go(func() {
-			config := env.loop
-			config.MaxInterval, config.MinInterval = interval, least
-			config.MaxBackoff = min(config.MaxBackoff, interval/2, apiBackoff)
-			syncloop.Run(klog.NewContext(ctx, klog.LoggerWithName(klog.FromContext(ctx), name)), config, changed, pass)
-		})
+		running.Go(func() { env.repeat(ctx, name, interval, least, changed, pass) })
 	}
 	if m.health != nil {
 		running.Go(func() { serveHealth(ctx, m.health, healthHandler(m.progress, m.metrics)) })
@@ -167,6 +172,7 @@ func (m *member) serve(ctx context.Context, env environment) {
 		case <-known:
 		}
 	}
+	every("flows", flowInterval, flowPause, m.flows.fresh, m.flows.pass)
 	every("report", reportCheckInterval, reportInterval, m.reports.fresh, counted(m.metrics, objectReport, m.reports.pass))
 	m.loop(ctx, env)
 }

@@ -14,12 +14,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2/ktesting"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/rules"
+	"github.com/portway-dev/portway/rules/nftables"
 )
 
 // clusterBench is an agent in a cluster, in a bubble with a clock of its own.
@@ -279,6 +281,42 @@ func TestClusterFindingsFollowTheHost(t *testing.T) {
 		b.settle(time.Second)
 		if got := findings(); len(got) != 1 || !strings.Contains(got[0].Message, "IPv6") {
 			t.Errorf("findings %+v of a host with IPv6 only", got)
+		}
+	})
+}
+
+// TestClusterNodeThatIsUnable: a kernel that lacks something is named at every
+// Gateway, instead of an agent that starts again and again.
+func TestClusterNodeThatIsUnable(t *testing.T) {
+	prepare := func(b *clusterBench) {
+		b.cluster.createGuide(t)
+		b.kernel.closed = true // it was never open
+		b.env.open = func(string, uint32) (backend, error) {
+			return nil, &nftables.UnableError{Feature: "random numbers in rules", Cure: "module nft_numgen", Kernel: "5.4.0", Err: unix.ENOENT}
+		}
+	}
+	inCluster(t, prepare, func(b *clusterBench) {
+		b.settle(time.Second)
+		const want = "kernel 5.4.0 has no random numbers in rules (module nft_numgen)"
+		r := b.cluster.reports.report("demo-node")
+		if len(r.Committed) != 0 || r.Failing != 1 || len(r.Errors) != 1 || !strings.Contains(r.Errors[0].Message, want) {
+			t.Errorf("report %+v, want an error with %q", r, want)
+		}
+	})
+}
+
+// TestClusterTellsLimitations: what works less well on this kernel is a finding.
+func TestClusterTellsLimitations(t *testing.T) {
+	prepare := func(b *clusterBench) {
+		b.cluster.createGuide(t)
+		b.sysctls.set("net/ipv4/ip_forward", "1")
+		b.kernel.limits = []string{"clients time out"}
+	}
+	inCluster(t, prepare, func(b *clusterBench) {
+		b.settle(time.Second)
+		want := []v1alpha1.Finding{{Reason: "KernelLimitation", Message: "clients time out"}}
+		if got := b.cluster.reports.report("demo-node").Findings; !slices.Equal(got, want) {
+			t.Errorf("findings %+v, want %+v", got, want)
 		}
 	})
 }

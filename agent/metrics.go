@@ -15,6 +15,7 @@ type instruments struct {
 	failures    *componentmetrics.Counter
 	lastSuccess *componentmetrics.Gauge
 	apiFailures *componentmetrics.CounterVec
+	flowsEnded  *componentmetrics.CounterVec
 }
 
 // The objects an agent writes, as a label.
@@ -56,8 +57,14 @@ func newInstruments() *instruments {
 			Namespace: namespace, Subsystem: subsystem, Name: "api_write_failures_total", StabilityLevel: componentmetrics.ALPHA,
 			Help: "Times that the heartbeat (lease) or the NodeReport (report) could not be written.",
 		}, []string{"object"}),
+		// As many as clients that held on to an endpoint or listener that is gone; many
+		// at every rollout of a UDP service are normal.
+		flowsEnded: componentmetrics.NewCounterVec(&componentmetrics.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "flows_ended_total", StabilityLevel: componentmetrics.ALPHA,
+			Help: "Tracked flows that were ended because their endpoint or listener is gone, or that predate the rules.",
+		}, []string{"protocol"}),
 	}
-	m.registry.MustRegister(m.frontends, m.duration, m.failures, m.lastSuccess, m.apiFailures)
+	m.registry.MustRegister(m.frontends, m.duration, m.failures, m.lastSuccess, m.apiFailures, m.flowsEnded)
 	m.apiFailures.WithLabelValues(objectLease)
 	m.apiFailures.WithLabelValues(objectReport)
 	return m

@@ -41,11 +41,15 @@ const apiTimeout = 10 * time.Second
 type description struct {
 	version string
 	backend string
-	bootID  string // of the kernel; empty: not known
+	bootID  string   // of the kernel; empty: not known
+	limits  []string // see backend.Limitations
 }
 
-// reasonForwarding is the reason of what preflight finds.
-const reasonForwarding = "PacketForwarding"
+// Reasons of findings.
+const (
+	reasonForwarding = "PacketForwarding" // of what preflight finds
+	reasonKernel     = "KernelLimitation"
+)
 
 // nodeReport makes what the API is told from what a pass found. It is the same for
 // the same outcome: there is no time in it and nothing of endpoints.
@@ -69,9 +73,9 @@ func (d *description) nodeReport(v *view) v1alpha1.Report {
 	r.Gateways = int32(len(r.Committed))
 
 	budget := errorBudget
-	for _, message := range v.findings[:min(len(v.findings), maxReportFindings)] {
-		finding := v1alpha1.Finding{Reason: reasonForwarding, Message: truncate(message, maxFindingMessage)}
-		if budget -= jsonSize(finding); budget < 0 {
+	for _, finding := range d.findings(v) {
+		finding.Message = truncate(finding.Message, maxFindingMessage)
+		if budget -= jsonSize(finding); budget < 0 || len(r.Findings) == maxReportFindings {
 			break
 		}
 		r.Findings = append(r.Findings, finding)
@@ -88,6 +92,17 @@ func (d *description) nodeReport(v *view) v1alpha1.Report {
 		r.Errors = append(r.Errors, failure)
 	}
 	return r
+}
+
+func (d *description) findings(v *view) []v1alpha1.Finding {
+	findings := make([]v1alpha1.Finding, 0, len(d.limits)+len(v.findings))
+	for _, message := range d.limits {
+		findings = append(findings, v1alpha1.Finding{Reason: reasonKernel, Message: message})
+	}
+	for _, message := range v.findings {
+		findings = append(findings, v1alpha1.Finding{Reason: reasonForwarding, Message: message})
+	}
+	return findings
 }
 
 func jsonSize(value any) int {

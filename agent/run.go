@@ -8,12 +8,15 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
 	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/internal/conntrack"
 	"github.com/portway-dev/portway/internal/syncloop"
+	"github.com/portway-dev/portway/rules"
 	"github.com/portway-dev/portway/topology"
 )
 
@@ -26,9 +29,11 @@ type environment struct {
 	// watchAddresses calls changed when the addresses may have changed, until ctx
 	// ends.
 	watchAddresses func(ctx context.Context, changed func())
-	connect        func(kubeconfig, version string) (connection, error)
-	loop           syncloop.Config
-	clock          clock.WithTicker
+	// sweep is conntrack.Sweep.
+	sweep   func(context.Context, conntrack.Filter, func(rules.Flow) bool) (int, error)
+	connect func(kubeconfig, version string) (connection, error)
+	loop    syncloop.Config
+	clock   clock.WithTicker
 	// printStatus delivers requests to print the statuses.
 	printStatus <-chan os.Signal
 }
@@ -48,6 +53,7 @@ func Run(ctx context.Context, o Options, out io.Writer, printStatus <-chan os.Si
 		addresses:      hostAddresses,
 		open:           openBackend,
 		watchAddresses: watchAddresses,
+		sweep:          conntrack.Sweep,
 		connect:        connect,
 		loop:           syncloop.DefaultConfig(),
 		clock:          clock.RealClock{},
@@ -88,6 +94,7 @@ func runStandalone(ctx context.Context, o Options, env environment) error {
 		return err
 	}
 	defer func() { _ = kernel.Close() }() // only sockets; the rules stay
+	logNew(ctx, "The rules do without something", nil, kernel.Limitations())
 	if err := checkHost(o, env, addresses); err != nil {
 		return err
 	}
@@ -107,6 +114,9 @@ func (o *Options) newAgent(env environment, from source, to programmer, addresse
 	config.NodePorts = o.NodePorts
 	a := newAgent(o.NodeName, config, from, to, addresses)
 	a.clock, a.progress = env.clock, newProgress(env.clock)
+	a.zone = func() string { return o.NodeZone }
+	a.flows = newFlowSweeper(uint32(o.CTMark), o.EndTCPFlows, a.metrics)
+	a.flows.sweep = env.sweep
 	set := o.SetSysctls
 	a.preflight = func(addresses []netip.Addr) []string {
 		warnings, _ := preflight(env.sysctls, addresses, set) // the error is among them
@@ -137,11 +147,20 @@ func (a *agent) serve(ctx context.Context, env environment, manifests *cluster.M
 	if health != nil {
 		running.Go(func() { serveHealth(ctx, health, healthHandler(a.progress, a.metrics)) })
 	}
+	running.Go(func() { env.repeat(ctx, "flows", flowInterval, flowPause, a.flows.fresh, a.flows.pass) })
 	a.loop(ctx, env)
 	running.Wait()
 	stopWriting()
 	writer.Wait()
 	klog.FromContext(ctx).Info("Stopped; the rules stay in the kernel, --cleanup removes them")
+}
+
+// repeat runs a pass beside the loop until ctx ends.
+func (e *environment) repeat(ctx context.Context, name string, interval, least time.Duration, changed <-chan struct{}, pass syncloop.Pass) {
+	config := e.loop
+	config.MaxInterval, config.MinInterval = interval, least
+	config.MaxBackoff = min(config.MaxBackoff, interval/2, apiBackoff)
+	syncloop.Run(klog.NewContext(ctx, klog.LoggerWithName(klog.FromContext(ctx), name)), config, changed, pass)
 }
 
 // loop makes passes until ctx ends.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/internal/conntrack"
 	"github.com/portway-dev/portway/internal/ports"
 	"github.com/portway-dev/portway/internal/syncloop"
 	"github.com/portway-dev/portway/rules"
@@ -81,6 +82,7 @@ func testEnvironment() *started {
 		addresses: func() ([]netip.Addr, error) { return []netip.Addr{nodeIP}, nil },
 		open:      func(string, uint32) (backend, error) { return s.kernel, nil },
 		connect:   func(string, string) (connection, error) { return connection{}, cluster.ErrNoCluster },
+		sweep:     func(context.Context, conntrack.Filter, func(rules.Flow) bool) (int, error) { return 0, nil },
 		watchAddresses: func(ctx context.Context, changed func()) {
 			for {
 				select {

@@ -28,13 +28,15 @@ type self struct {
 	name   string
 	client nodes
 	host   func() ([]netip.Addr, error)
-	// moved is called when the Node lists other addresses; nil: nobody cares.
+	// moved is called when the Node has other addresses or another zone; nil: nobody
+	// cares.
 	moved func()
 
 	known chan struct{} // closed once the Node was read
 
 	mu     sync.Mutex // guards everything below
 	listed []netip.Addr
+	zoned  string
 	agreed bool // this host once had an address that the Node listed
 	told   string
 }
@@ -60,13 +62,13 @@ func (s *self) read(ctx context.Context) (*corev1.Node, error) {
 
 // take keeps what matters of the Node.
 func (s *self) take(node *corev1.Node) {
-	listed := listedAddresses(node)
+	listed, zoned := listedAddresses(node), node.Labels[corev1.LabelTopologyZone]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !slices.Equal(listed, s.listed) && s.moved != nil {
+	if (!slices.Equal(listed, s.listed) || zoned != s.zoned) && s.moved != nil {
 		defer s.moved()
 	}
-	s.listed = listed
+	s.listed, s.zoned = listed, zoned
 	select {
 	case <-s.known:
 	default:
@@ -140,6 +142,13 @@ func (s *self) addresses(ctx context.Context) ([]netip.Addr, error) {
 			"node", s.name, "listed", now, "host", fmt.Sprint(host))
 	}
 	return host, nil
+}
+
+// zone is the Node's, empty if it has none.
+func (s *self) zone() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.zoned
 }
 
 // listedAddresses are a Node's IP addresses, internal and external.

@@ -210,7 +210,7 @@ func TestRender(t *testing.T) {
 	}
 	hints := strings.NewReplacer("[10.244.1.10]", "[10.244.1.10]\n  hints: {forZones: [{name: z1}]}", "[10.244.1.11]", "[10.244.1.11]\n  hints: {forZones: [{name: z2}]}")
 	hinted := file(t, "h.yaml", hints.Replace(read(t, backends)))
-	if _, stdout, _ := ctl("render", "-f", routes, "-f", hinted, "--node-zone", "z2"); strings.Contains(stdout, "10.244.1.10") || !strings.Contains(stdout, "10.244.1.11") {
+	if _, stdout, _ := ctl("render", "-f", routes, "-f", hinted, "--node-zone", "z2"); strings.Contains(stdout, ": 10.244.1.10 . 6000") || !strings.Contains(stdout, ": 10.244.1.11 . 6000") {
 		t.Errorf("zone z2:\n%s", stdout)
 	}
 	if _, stdout, _ := ctl("render", "-f", routes, "-f", hinted); !strings.Contains(stdout, "10.244.1.10") || !strings.Contains(stdout, "10.244.1.11") {
