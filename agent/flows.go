@@ -186,6 +186,7 @@ func (s *flowSweeper) do(ctx context.Context, work sweepWork) error {
 			klog.FromContext(ctx).Info("Ended flows whose endpoint or listener is gone, or that predate the rules", "protocol", protocol, "flows", n)
 		}
 	}
+	klog.FromContext(ctx).V(2).Info("Looked at flows", "all", work.all, "removed", len(work.removed))
 	return errors.Join(errs...)
 }
 

@@ -1,7 +1,6 @@
 package netns_test
 
 import (
-	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -302,7 +301,5 @@ func nftIn(t *testing.T, n *netns.Namespace, args ...string) string {
 
 func (f *fixture) loadRules(ruleset string) {
 	f.t.Helper()
-	file := fmt.Sprintf("%s/rules.nft", f.t.TempDir())
-	writeFile(f.t, file, ruleset)
-	f.nft("-f", file)
+	loadRules(f.t, f.Node, ruleset)
 }

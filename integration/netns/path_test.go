@@ -132,7 +132,7 @@ func TestUDPFlowStaysWithItsBackend(t *testing.T) {
 					t.Errorf("%s, round %d: port %d went to %s, before to %s", c.node, round, port, answer.Name, first[port])
 				}
 			}
-			f.forgetFlows()
+			forgetFlows(t, f.Node)
 		}
 		backends := map[string]bool{}
 		for _, name := range first {
@@ -144,10 +144,10 @@ func TestUDPFlowStaysWithItsBackend(t *testing.T) {
 	}
 }
 
-// forgetFlows empties the node's connection tracking table.
-func (f *fixture) forgetFlows() {
-	f.t.Helper()
-	err := f.Node.Do(func() error {
+// forgetFlows empties the connection tracking table of a namespace.
+func forgetFlows(t *testing.T, n *netns.Namespace) {
+	t.Helper()
+	err := n.Do(func() error {
 		handle, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
 		if err != nil {
 			return err
@@ -156,6 +156,6 @@ func (f *fixture) forgetFlows() {
 		return handle.ConntrackTableFlush(netlink.ConntrackTable)
 	})
 	if err != nil {
-		f.t.Fatal(err)
+		t.Fatal(err)
 	}
 }

@@ -44,12 +44,26 @@ func Require(tb testing.TB) {
 	switch {
 	case unavailable == nil && os.Getenv(isolatedEnv) == "":
 		tb.Fatal("network namespaces need TestMain to call netns.Main")
-	case unavailable == nil:
-	case os.Getenv("CI") != "":
-		tb.Fatalf("no network namespaces, which CI must have: %v", unavailable)
-	default:
-		tb.Skipf("no network namespaces: %v", unavailable)
+	case unavailable != nil:
+		lacks(tb, "network namespaces", unavailable)
 	}
+}
+
+// requireFilter does what Require does for br_netfilter, which may be a module that
+// nobody has loaded.
+func requireFilter(tb testing.TB) {
+	tb.Helper()
+	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil {
+		lacks(tb, "br_netfilter", err)
+	}
+}
+
+func lacks(tb testing.TB, what string, err error) {
+	tb.Helper()
+	if os.Getenv("CI") != "" {
+		tb.Fatalf("no %s, which CI must have: %v", what, err)
+	}
+	tb.Skipf("no %s: %v", what, err)
 }
 
 // Isolate moves the program into a new network and mount namespace, and for

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
-
-	"github.com/portway-dev/portway/rules"
 )
 
 // Addresses of a Lab. The documentation prefixes of RFC 5737 and RFC 3849 keep
@@ -53,9 +51,8 @@ type Lab struct {
 	Client, Node *Namespace
 	Pods         []*Pod
 
-	far     *Namespace // nil without far pods
-	servers []*Server
-	opened  []*Namespace
+	far *Namespace // nil without far pods
+	site
 }
 
 // NewLab builds a Lab. The caller closes it.
@@ -68,10 +65,7 @@ func NewLab(pods ...PodSpec) (*Lab, error) {
 }
 
 func (l *Lab) build(pods []PodSpec) (err error) {
-	if l.Node, err = l.open("node"); err != nil {
-		return err
-	}
-	if err := l.Node.Forward(); err != nil {
+	if l.Node, err = l.router("node"); err != nil {
 		return err
 	}
 	if err := l.addClient(); err != nil {
@@ -90,14 +84,6 @@ func (l *Lab) build(pods []PodSpec) (err error) {
 		}
 	}
 	return nil
-}
-
-func (l *Lab) open(name string) (*Namespace, error) {
-	n, err := New(name)
-	if err == nil {
-		l.opened = append(l.opened, n)
-	}
-	return n, err
 }
 
 func (l *Lab) addClient() (err error) {
@@ -129,11 +115,10 @@ func (l *Lab) addFarNode() (err error) {
 	if l.far != nil {
 		return nil
 	}
-	if l.far, err = l.open("far-node"); err != nil {
+	if l.far, err = l.router("far-node"); err != nil {
 		return err
 	}
 	return errors.Join(
-		l.far.Forward(),
 		Connect(l.Node, "fabric", l.far, "fabric"),
 		l.Node.AddAddress("fabric", netip.PrefixFrom(FabricAddr4, 24), netip.PrefixFrom(FabricAddr6, 64)),
 		l.far.AddAddress("fabric", netip.PrefixFrom(farAddr4, 24), netip.PrefixFrom(farAddr6, 64)),
@@ -158,28 +143,15 @@ func (l *Lab) addPod(router *Namespace, spec PodSpec) error {
 	pod := &Pod{Namespace: n, Addr4: addr4(spec.Number), Addr6: addr6(spec.Number), Far: spec.Far}
 	l.Pods = append(l.Pods, pod)
 	link := fmt.Sprintf("pod%d", spec.Number)
-	return errors.Join(
-		Connect(n, "eth0", router, link),
-		router.AddAddress(link, host(addr4(1)), host(addr6(1))),
-		router.AddRoute(host(pod.Addr4), netip.Addr{}, link),
-		router.AddRoute(host(pod.Addr6), netip.Addr{}, link),
-		n.AddAddress("eth0", host(pod.Addr4), host(pod.Addr6)),
-		defaultRoutes(n, addr4(1), addr6(1)),
-	)
+	return attachRouted(router, link, Machine{n, pod.Addr4, pod.Addr6}, addr4(1), addr6(1))
 }
 
 // Serve starts a TCP and a UDP server on a port of every pod, for both families.
 // They answer with the name of the pod and end with Close.
 func (l *Lab) Serve(port uint16) error {
 	for _, pod := range l.Pods {
-		for _, addr := range []netip.Addr{pod.Addr4, pod.Addr6} {
-			for _, protocol := range []rules.Protocol{rules.TCP, rules.UDP} {
-				s, err := pod.Serve(protocol, netip.AddrPortFrom(addr, port))
-				if err != nil {
-					return err
-				}
-				l.servers = append(l.servers, s)
-			}
+		if err := l.serve(pod.Namespace, port, pod.Addr4, pod.Addr6); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -195,18 +167,6 @@ func (l *Lab) Pod(name string) *Pod {
 	return nil
 }
 
-// Close stops the servers and gives up all namespaces.
-func (l *Lab) Close() error {
-	var errs []error
-	for _, s := range l.servers {
-		errs = append(errs, s.Close())
-	}
-	for _, n := range l.opened {
-		errs = append(errs, n.Close())
-	}
-	return errors.Join(errs...)
-}
-
 // LabForTest builds a Lab for a test and closes it at its end. All of it is
 // dumped to the test's log when the test failed.
 func LabForTest(tb testing.TB, pods ...PodSpec) *Lab {
@@ -216,15 +176,6 @@ func LabForTest(tb testing.TB, pods ...PodSpec) *Lab {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() {
-		if tb.Failed() {
-			for _, n := range lab.opened {
-				tb.Log(n.Dump())
-			}
-		}
-		if err := lab.Close(); err != nil {
-			tb.Error(err)
-		}
-	})
+	lab.closeAfter(tb)
 	return lab
 }

@@ -58,6 +58,10 @@ func (n *Namespace) prepare() error {
 	for _, setting := range [...][2]string{
 		{"net/ipv4/conf/all/rp_filter", "0"}, // the machine's values are inherited
 		{"net/ipv4/conf/default/rp_filter", "0"},
+		{"net/ipv4/icmp_ratemask", "0"}, // an error for every packet that deserves one
+		{"net/ipv6/icmp/ratelimit", "0"},
+		{"net/ipv4/conf/all/send_redirects", "0"}, // they use up what a client may get of errors
+		{"net/ipv4/conf/default/send_redirects", "0"},
 		{"net/ipv6/conf/all/disable_ipv6", "0"},
 		{"net/ipv6/conf/default/disable_ipv6", "0"},
 		{"net/ipv6/conf/default/accept_dad", "0"}, // addresses are usable at once

@@ -13,6 +13,9 @@ import (
 	"github.com/portway-dev/portway/rules"
 )
 
+// maxDatagram is more than a datagram over IP can hold.
+const maxDatagram = 1 << 16
+
 // Server answers every client with its name and with the client's address as it
 // sees it. Over TCP it says so at once, as one line, and then sends every line it
 // gets back; over UDP it says so for every datagram and appends that datagram.
@@ -100,7 +103,7 @@ func (s *Server) answer(conn net.Conn) {
 }
 
 func (s *Server) answerPackets() {
-	buffer := make([]byte, 1500)
+	buffer := make([]byte, maxDatagram)
 	for {
 		n, peer, err := s.packets.ReadFrom(buffer)
 		if errors.Is(err, net.ErrClosed) {
