@@ -151,10 +151,22 @@ func joined(events []event) []event {
 	return one
 }
 
-// emit records Events about an object.
+// EventQPS is how many Events per second are to be sent, beside the statuses.
+const EventQPS = 10
+
+// eventBacklog is how many Events may wait for their turn. Each keeps a goroutine of
+// client-go's and a copy of its object: 9000 at once took 100 MB, and a quarter of an
+// hour. Whoever needs that many reads the conditions, which say the same.
+const eventBacklog = 500
+
+// emit records Events about an object, as long as there is room for them.
 func (w *writer) emit(about runtime.Object, events []event) {
 	const maxNote = 1024 // the API's limit in bytes
 	for _, e := range joined(events) {
+		if !w.events.TryAccept() {
+			droppedEvents.Inc()
+			continue
+		}
 		note := e.note
 		if len(note) > maxNote {
 			note = strings.ToValidUTF8(note[:maxNote-len("…")], "") + "…"

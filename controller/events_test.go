@@ -52,3 +52,17 @@ func TestEvents(t *testing.T) {
 	b.put(testNode("a", true, "10.0.0.1"))
 	expect("back")
 }
+
+// TestEventsDoNotPileUp: each that waits costs memory, and nobody reads thousands.
+func TestEventsDoNotPileUp(t *testing.T) {
+	b := newTestbench(t)
+	g := testGateway("g", 80)
+	const offered = eventBacklog + 1000
+	for range offered {
+		b.writer.emit(g, []event{{reasonNodeLagging, actionProgram, "n"}})
+	}
+	// A few more while the loop ran, at ten per second.
+	if n := len(b.events.take()); n < eventBacklog || n > eventBacklog+500 {
+		t.Errorf("%d of %d Events were sent on, want about %d", n, offered, eventBacklog)
+	}
+}

@@ -37,6 +37,12 @@ var (
 		Help:           "Writes that started over because the object had changed, by kind.",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"kind"})
+	// droppedEvents: more at a time than anybody reads; the conditions say the same.
+	droppedEvents = metrics.NewCounter(&metrics.CounterOpts{
+		Subsystem: subsystem, Name: "dropped_events_total",
+		Help:           "Events that were not sent because too many waited already.",
+		StabilityLevel: metrics.ALPHA,
+	})
 	// nodesByState: silent nodes go on serving what they have; look at their agents.
 	nodesByState = metrics.NewGaugeVec(&metrics.GaugeOpts{
 		Subsystem: subsystem, Name: "nodes",
@@ -65,7 +71,7 @@ var (
 
 // registerMetrics may be called more than once.
 var registerMetrics = sync.OnceFunc(func() {
-	legacyregistry.MustRegister(passSeconds, pendingWrites, statusWrites, writeConflicts, nodesByState, gatewaysByReason, leading, incomplete)
+	legacyregistry.MustRegister(passSeconds, pendingWrites, statusWrites, writeConflicts, droppedEvents, nodesByState, gatewaysByReason, leading, incomplete)
 })
 
 func (r *roll) observe() {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
@@ -34,6 +35,7 @@ type writer struct {
 	clients  clients
 	clock    clock.PassiveClock
 	recorder recorder
+	events   flowcontrol.RateLimiter // of what recorder gets
 	workers  int
 
 	term chan struct{} // full while writing; it tells when that has ended
@@ -94,6 +96,7 @@ type queues struct {
 func newWriter(c clients, clock clock.PassiveClock, r recorder, workers int) *writer {
 	return &writer{
 		clients: c, clock: clock, recorder: r, workers: workers, term: make(chan struct{}, 1),
+		events:  flowcontrol.NewTokenBucketRateLimiter(EventQPS, eventBacklog),
 		pending: map[objectKey]*change{}, written: map[objectID]*writtenObject{},
 	}
 }

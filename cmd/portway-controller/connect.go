@@ -13,9 +13,6 @@ import (
 	"github.com/portway-dev/portway/controller"
 )
 
-// eventQPS is how many Events per second are written, beside the statuses.
-const eventQPS = 10
-
 // connect runs the controller on a live cluster until ctx ends.
 func connect(ctx context.Context, o controller.Options) error {
 	config, err := cluster.ClientConfig(o.Kubeconfig)
@@ -62,7 +59,7 @@ func clients(config *rest.Config, o controller.Options) (readers cluster.Clients
 	if err != nil {
 		return readers, writers, err
 	}
-	events, err := limited(eventQPS, 5*eventQPS)
+	events, err := limited(controller.EventQPS, 5*controller.EventQPS)
 	if err != nil {
 		return readers, writers, err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"strings"
 	"sync"
@@ -96,6 +97,13 @@ type stream struct {
 	mu       sync.Mutex
 	answers  map[string]int
 	failures []error
+}
+
+// answered returns how often who has answered so far.
+func (s *stream) answered() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.answers)
 }
 
 const (
