@@ -61,7 +61,7 @@ lint: ## linters, pinned in hack/tools, at zero findings
 	hack/lint.sh
 
 .PHONY: verify
-verify: ## what is generated or documented is what the code says
+verify: deps ## what is generated or documented is what the code says and the kernel lists
 	hack/verify.sh
 
 .PHONY: e2e

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubefake "k8s.io/client-go/kubernetes/fake"
 	"k8s.io/klog/v2/ktesting"
+	"k8s.io/utils/clock"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/portway-dev/portway/topology"
@@ -29,7 +30,7 @@ func TestEventsOfOneWriteAreJoined(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := &writer{recorder: recorder}
+		w := newWriter(clients{}, clock.RealClock{}, recorder, 2)
 		g := testGateway("g", 80)
 		tell := func(version string, events ...event) {
 			g = g.DeepCopy()

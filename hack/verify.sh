@@ -29,11 +29,25 @@ reference() {
 }
 bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
-go build -o "$bin/" ./cmd/...
+go build -o "$bin/" ./cmd/... ./integration/rulesets
 if [ "${1:-}" = -update ]; then
 	reference >docs/flags.md
 fi
 diff -u docs/flags.md <(reference) || fail "docs/flags.md is not what the binaries print: hack/verify.sh -update"
+
+# The document of rulesets is what a kernel holds, in network namespaces, and nft lists.
+rulesets=docs/rulesets.md
+listed() { sed -n 's/^Listed by: \(.*\)\.$/\1/p' "$1"; }
+if [ -z "${CI:-}" ] && ! unshare -n true 2>/dev/null && ! unshare -Urn true 2>/dev/null; then
+	echo "verify: no network namespaces to be had here: $rulesets is not checked" >&2
+elif ! "$bin/rulesets" >"$bin/rulesets.md"; then
+	fail "$rulesets cannot be made here; it was listed by $(listed $rulesets)"
+elif [ "${1:-}" = -update ]; then
+	cp "$bin/rulesets.md" $rulesets
+else
+	diff -u -I '^Listed by: ' $rulesets "$bin/rulesets.md" ||
+		fail "$rulesets, listed by $(listed $rulesets), is not what $(listed "$bin/rulesets.md") lists here: hack/verify.sh -update"
+fi
 
 # Every relative link leads to a file; every make target in the README exists.
 while IFS=: read -r file link; do
