@@ -95,7 +95,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 		"print the statuses whenever they change")
 	fs.StringVar(&o.Backend, "backend", o.Backend, "auto or nftables")
 	fs.BoolVar(&o.Cleanup, "cleanup", o.Cleanup,
-		"remove everything this program ever put into the kernel, and nothing else, then exit; in a cluster also what this node says of it there, its NodeReport and its Lease")
+		"remove everything this program ever put into the kernel, and nothing else, then exit; in a cluster also what this node says of it there, its NodeReport and its Lease; established connections end where nobody else translates addresses")
 	fs.BoolVar(&o.SetSysctls, "set-sysctls", o.SetSysctls,
 		"turn packet forwarding on where it is off, for the address families in use")
 	fs.Var(&o.NodePorts, "node-ports",
