@@ -26,7 +26,7 @@ deps: ## install what the tests and the demo need (nftables, iproute2, conntrack
 	@hack/deps.sh
 
 .PHONY: build
-build: ## build portway-agent, portwayctl and the demo into bin/
+build: ## build portway-agent, portway-controller, portwayctl and the demo into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/portway-demo ./integration/demo
 

@@ -126,7 +126,7 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 	}
 	// Everything below is told after the kernel is up to date.
 	if a.flows != nil {
-		a.flows.offer(state, results, err)
+		a.flows.offer(state, results)
 	}
 	if results.Restored {
 		klog.FromContext(ctx).Info("Somebody else deleted or changed our rules; they are in place again")

@@ -42,7 +42,7 @@ type flowSweeper struct {
 	fresh   chan struct{} // there may be something to end
 
 	mu       sync.Mutex   // guards everything below
-	previous *rules.State // the last one that was committed in all
+	previous *rules.State // the last one offered
 	wanted   sweepWork
 	again    bool // the next full pass has to look once more
 }
@@ -61,16 +61,22 @@ func newFlowSweeper(mark uint32, endTCP bool, metrics *instruments) *flowSweeper
 	return &flowSweeper{mark: mark, endTCP: endTCP, metrics: metrics, fresh: make(chan struct{}, 1)}
 }
 
-// offer hands over what was just committed. What failed is looked at again with
-// the next State.
-func (s *flowSweeper) offer(state *rules.State, results rules.Results, err error) {
+// offer hands over what was just committed. What failed is looked at when it no
+// longer does.
+func (s *flowSweeper) offer(state *rules.State, results rules.Results) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := &s.wanted
-	w.state, w.failing = state, make(map[string]bool, len(results.Errors))
+	failing := make(map[string]bool, len(results.Errors))
 	for gateway := range results.Errors {
-		w.failing[gateway] = true
+		failing[gateway] = true
 	}
+	for gateway := range w.failing {
+		if !failing[gateway] { // what became of its flows meanwhile nobody looked at
+			w.ours, w.all = true, true
+		}
+	}
+	w.state, w.failing = state, failing
 	w.remove(results.Removed)
 	for _, change := range rules.Changes(s.previous, state) {
 		switch {
@@ -81,9 +87,7 @@ func (s *flowSweeper) offer(state *rules.State, results rules.Results, err error
 			w.ours = w.ours || loses(change.Old, change.New)
 		}
 	}
-	if err == nil {
-		s.previous = state
-	}
+	s.previous = state
 	if w.some() {
 		signal(s.fresh)
 	}

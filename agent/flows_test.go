@@ -96,7 +96,6 @@ func TestFlowSweeper(t *testing.T) {
 	type step struct {
 		state   *rules.State
 		results rules.Results
-		err     error
 	}
 	failed := errors.New("no buffer space")
 	tests := map[string]struct {
@@ -143,16 +142,16 @@ func TestFlowSweeper(t *testing.T) {
 		"what could not be programmed is not ended": {
 			steps: []step{
 				{state: state(ab, ab)},
-				{state: state(a, a), results: rules.Results{Errors: map[string]error{"a/g": failed}}, err: failed},
+				{state: state(a, a), results: rules.Results{Errors: map[string]error{"a/g": failed}}},
 			},
 		},
 		"but later": {
 			steps: []step{
 				{state: state(ab, ab)},
-				{state: state(a, ab), results: rules.Results{Errors: map[string]error{"a/g": failed}}, err: failed},
+				{state: state(a, ab), results: rules.Results{Errors: map[string]error{"a/g": failed}}},
 				{state: state(a, ab)},
 			},
-			gone: []string{"to b"},
+			gone: []string{"to b", "from before", "by another to b"},
 		},
 		"tcp on request": {
 			endTCP: true,
@@ -174,7 +173,7 @@ func TestFlowSweeper(t *testing.T) {
 				if i == len(test.steps)-1 {
 					table.entries = sweptTable().entries
 				}
-				s.offer(step.state, step.results, step.err)
+				s.offer(step.state, step.results)
 				if err := s.pass(t.Context(), false); err != nil {
 					t.Fatal(err)
 				}
@@ -206,7 +205,7 @@ func TestFlowSweeperLooksNoMoreThanItMust(t *testing.T) {
 	offer := func(endpoints ...string) {
 		s.offer(rules.NewState(map[rules.FrontendKey]*rules.Frontend{
 			keyAt(rules.UDP, 53): frontendTo("", endpoints...), keyAt(rules.TCP, 80): frontendTo("", endpoints...),
-		}, nil), rules.Results{}, nil)
+		}, nil), rules.Results{})
 	}
 	pass("before there is a State", true)
 	offer("10.0.0.1:53", "10.0.0.2:53")
@@ -221,4 +220,27 @@ func TestFlowSweeperLooksNoMoreThanItMust(t *testing.T) {
 	pass("endpoints less", false, ours)
 	table.err = nil
 	pass("after a failure", true, ours)
+}
+
+// TestFlowSweeperDespiteAGatewayThatFails: it must not be why all flows are looked at
+// with every pass.
+func TestFlowSweeperDespiteAGatewayThatFails(t *testing.T) {
+	table := &fakeTable{}
+	s := newFlowSweeper(flowMark, false, newInstruments())
+	s.sweep = table.sweep
+	state := rules.NewState(map[rules.FrontendKey]*rules.Frontend{keyAt(rules.UDP, 53): frontendTo("", "10.0.0.1:53")}, nil)
+	for i := range 10 {
+		s.offer(state, rules.Results{Errors: map[string]error{"a/other": errors.New("no")}})
+		if err := s.pass(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		if len(table.sweeps) > 2 {
+			t.Fatalf("pass %d: looked %d times", i, len(table.sweeps))
+		}
+	}
+	table.sweeps = nil
+	s.offer(state, rules.Results{})
+	if err := s.pass(t.Context(), false); err != nil || len(table.sweeps) != 2 {
+		t.Errorf("when it no longer fails: looked %d times, %v", len(table.sweeps), err)
+	}
 }

@@ -37,13 +37,19 @@ type heartbeat struct {
 	// reset drops the connections to the API server.
 	reset func()
 
-	lease *coordinationv1.Lease // as it is in the API; nil: not known
-	had   bool
+	lease  *coordinationv1.Lease // as it is in the API; nil: not known
+	had    bool
+	misses int // renewals in a row without any answer
 }
 
 // leaseDuration is how many intervals without a renewal make an agent silent; the
 // controller's flag decides, this is for people.
 const leaseDuration = 4
+
+// maxMisses is how many renewals in a row go without an answer before the connection
+// counts as dead. With one, an API server that is merely slow would get all watches of
+// all agents anew; with three the controller's patience would be over.
+const maxMisses = 2
 
 // pass renews the Lease once.
 func (h *heartbeat) pass(ctx context.Context, _ bool) error {
@@ -57,11 +63,16 @@ func (h *heartbeat) pass(ctx context.Context, _ bool) error {
 	}
 	if err != nil {
 		h.lease = nil
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			h.reset() // no answer at all: the next renewal connects anew
+		if h.misses++; !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			h.misses = 0
+		}
+		if h.misses == maxMisses {
+			h.misses = 0
+			h.reset() // the next renewal connects anew
 		}
 		return fmt.Errorf("renew Lease %s: %w", h.name(), err)
 	}
+	h.misses = 0
 	return nil
 }
 

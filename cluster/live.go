@@ -191,6 +191,9 @@ func (l *Live) settle(ctx context.Context) {
 	if err := publish(l.store, ready); err != nil {
 		klog.FromContext(ctx).Error(err, "Objects left out")
 	}
+	if len(ready) > 0 {
+		l.store.reconsider()
+	}
 	l.mu.Lock()
 	for _, kind := range ready {
 		kind.active, kind.candidate = kind.candidate, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -206,13 +207,13 @@ const (
 	maxPause = 5 * time.Second
 )
 
-// attempt calls do until the API server answers.
+// attempt calls do until the API server answers. One that cannot, such as a load
+// balancer without servers behind it, or a server without its store, has not.
 func (f *feed) attempt(ctx context.Context, do func() error) {
 	for pause := minPause; ; pause = min(pause*2, maxPause) {
 		err := do()
 		f.note(ctx, err)
-		var answer apierrors.APIStatus
-		if err == nil || errors.As(err, &answer) {
+		if Answered(err) {
 			return
 		}
 		// Half of it is random: nodes should not come back all at once.
@@ -224,6 +225,17 @@ func (f *feed) attempt(ctx context.Context, do func() error) {
 		case <-timer.C():
 		}
 	}
+}
+
+// Answered reports whether a request that ended with this error, or none, was answered
+// by an API server that works: a conflict is an answer, "too many requests" is not.
+func Answered(err error) bool {
+	var status apierrors.APIStatus
+	if err == nil || !errors.As(err, &status) {
+		return err == nil
+	}
+	code := status.Status().Code
+	return code >= http.StatusBadRequest && code < http.StatusInternalServerError && code != http.StatusTooManyRequests
 }
 
 func (f *feed) note(ctx context.Context, err error) {

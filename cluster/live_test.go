@@ -322,11 +322,24 @@ func TestLiveSurvivesThatNothingIsServed(t *testing.T) {
 }
 
 func TestLiveKeepsObjectsWhileTheAPIIsAway(t *testing.T) {
+	for name, failure := range map[string]error{
+		"away": fmt.Errorf("dial tcp: %w", syscall.ECONNREFUSED),
+		// Answers, but none of a server that works: the informer's own pause would be a
+		// minute by the end of the outage.
+		"behind a load balancer": apierrors.NewServiceUnavailable("no server"),
+		"overloaded":             apierrors.NewTooManyRequests("later", 1),
+	} {
+		t.Run(name, func(t *testing.T) { liveOutage(t, failure) })
+	}
+}
+
+func liveOutage(t *testing.T, failure error) {
+	t.Helper()
 	inBubble(t, ForAgent, nil, func(b *liveBench) {
 		b.createGateway(gateway("web", "c"))
 		synctest.Wait()
 		b.store.Next()
-		b.api.failWith(func(string, string) error { return fmt.Errorf("dial tcp: %w", syscall.ECONNREFUSED) })
+		b.api.failWith(func(string, string) error { return failure })
 		b.api.cut()
 		b.createGateway(gateway("meanwhile", "c"))
 		after(10 * time.Minute)

@@ -34,7 +34,9 @@ func (r *recentLists) share(list []string) []string {
 			return known
 		}
 	}
-	// After an edit most of it is as in the list before.
+	// After an edit most of it is as in the list before. The list itself may be one
+	// that was handed out long ago: objects are trimmed more than once.
+	list = slices.Clone(list)
 	latest := r.lists[r.last]
 	for i, text := range list {
 		if j, found := slices.BinarySearch(latest, text); found {

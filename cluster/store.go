@@ -114,6 +114,15 @@ func (s *Store) SetPartial(partial bool) {
 	}
 }
 
+// reconsider makes the next Update one to decide upon: objects that are read in another
+// version may differ in what was defaulted, at the same generation.
+func (s *Store) reconsider() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stale, s.decides = true, true
+	s.signal()
+}
+
 // signal makes Changed ready.
 func (s *Store) signal() {
 	select {

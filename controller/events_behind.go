@@ -31,8 +31,8 @@ func (c *controller) tellBehind(now time.Time, s *topology.Statuses) {
 		gateway := c.graph.Gateways[key].Source
 		w := c.waits[key]
 		if w == nil || w.uid != gateway.UID {
-			published := condition(gateway.Status.Conditions, programmed)
-			w = &wait{uid: gateway.UID, since: now, told: published != nil && published.Status == metav1.ConditionTrue}
+			old := condition(published{&c.snapshot}.gateway(key).Conditions, programmed)
+			w = &wait{uid: gateway.UID, since: now, told: old != nil && old.Status == metav1.ConditionTrue}
 		}
 		waits[key] = w
 		if leads && !w.told && now.Sub(w.since) > c.config.JoinGrace {

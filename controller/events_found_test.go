@@ -139,3 +139,33 @@ func TestNoMoreParentsThanTheAPITakes(t *testing.T) {
 		t.Errorf("to write: %v", keys)
 	}
 }
+
+// TestNodeLaggingIsToldOnce: a Gateway that was programmed is told of with the write
+// that takes that away, and not again.
+func TestNodeLaggingIsToldOnce(t *testing.T) {
+	b := newTestbench(t)
+	q := b.writer.open()
+	defer func() { b.writer.close(q) }()
+	b.join("a", "10.0.0.1")
+	b.put(testGateway("g", 80))
+	b.settleAll()
+	b.prove("a")
+	b.clock.Step(2 * time.Second)
+	b.settleAll()
+	b.events.take()
+	b.put(b.report("a")) // the node lost the rules, which decides nothing
+	told := 0
+	for range 50 {
+		b.clock.Step(time.Second)
+		b.renew("a")
+		b.settleAll()
+		for _, e := range b.events.take() {
+			if strings.Contains(e, reasonNodeLagging) {
+				told++
+			}
+		}
+	}
+	if told != 1 {
+		t.Errorf("told %d times", told)
+	}
+}

@@ -37,7 +37,7 @@ func (s *silence) tell(now time.Time, silent []string) (next time.Time) {
 	if slices.Equal(s.told, silent) {
 		return time.Time{}
 	}
-	if end := s.toldAt.Add(silenceInterval); len(silent) > 0 && now.Before(end) {
+	if end := s.toldAt.Add(silenceInterval); len(silent) > 0 && len(s.told) > 0 && now.Before(end) {
 		return end
 	}
 	s.told, s.toldAt = silent, now

@@ -72,7 +72,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	e := &o.LeaderElection
 	fs.BoolVar(&e.Enabled, "leader-elect", e.Enabled,
 		"agree with other replicas on the one that writes; without it there must be no other")
-	fs.StringVar(&e.Name, "leader-elect-name", e.Name, "name of the leader's Lease")
+	fs.StringVar(&e.Name, "leader-elect-name", e.Name, "name of the leader's Lease; deploy/base permits the default only")
 	fs.DurationVar(&e.LeaseDuration, "leader-elect-lease-duration", e.LeaseDuration,
 		"a leader that was not seen to renew for so long is replaced")
 	fs.DurationVar(&e.RenewDeadline, "leader-elect-renew-deadline", e.RenewDeadline,

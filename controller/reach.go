@@ -2,14 +2,13 @@ package controller
 
 import (
 	"context"
-	"errors"
-	"net/http"
 	"sync"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/utils/clock"
+
+	"github.com/portway-dev/portway/cluster"
 )
 
 // maxUnheard is how long the API server may give no answer before it counts as
@@ -59,18 +58,12 @@ func (r *reach) heard() {
 	r.answered = now
 }
 
-// note notes how a call ended. A conflict is an answer too; a server that has no
-// store or no time to answer is as good as none.
+// note notes how a call ended.
 func (r *reach) note(err error) error {
-	var answer apierrors.APIStatus
-	if err == nil || errors.As(err, &answer) && answered(answer.Status().Code) {
+	if cluster.Answered(err) {
 		r.heard()
 	}
 	return err
-}
-
-func answered(code int32) bool {
-	return code >= http.StatusBadRequest && code < http.StatusInternalServerError && code != http.StatusTooManyRequests
 }
 
 // listen returns a lock whose calls are listened to.
