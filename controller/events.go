@@ -18,9 +18,10 @@ type recorder interface {
 	Eventf(regarding, related runtime.Object, kind, reason, action, note string, args ...any)
 }
 
-// event is what an operator must know: always a warning. Events are made from the
+// event is what an operator must know: always a warning. Nearly all are made from the
 // two statuses of a successful write, so that each transition gives one, however
-// many passes, conflicts and controllers there were.
+// many passes, conflicts and controllers there were; tellBehind and tellSilent tell of
+// what no write shows.
 type event struct{ reason, action, note string }
 
 // Reasons of Events that are not the reason of a condition.
