@@ -115,6 +115,9 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 	if update.Partial {
 		state = state.AsPartial()
 	}
+	if a.flows != nil {
+		a.flows.announce(state)
+	}
 	began := a.clock.Now()
 	results, err := a.programmer.Program(ctx, state)
 	if err != nil && ctx.Err() != nil {
@@ -126,7 +129,7 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 	}
 	// Everything below is told after the kernel is up to date.
 	if a.flows != nil {
-		a.flows.offer(state, results)
+		a.flows.offer(state, results, a.forwarder.ListedAddresses)
 	}
 	if results.Restored {
 		klog.FromContext(ctx).Info("Somebody else deleted or changed our rules; they are in place again")

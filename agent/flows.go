@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -33,25 +34,32 @@ const (
 //   - UDP to a Frontend that was not there before: from before our rules, so that it
 //     is translated to nothing, or by somebody else;
 //   - UDP that our rules sent on from a Frontend that was removed;
-//   - TCP that our rules sent to such an endpoint, if endTCP is set.
+//   - TCP that our rules sent to an address that no Service lists any more, if endTCP
+//     is set.
+//
+// It judges by what is committed and, at the same time, by what is about to be: the
+// loop goes on while a table is read, and a flow of the newest rules is none of these.
 type flowSweeper struct {
 	mark    uint32 // of our flows
 	endTCP  bool
 	sweep   func(context.Context, conntrack.Filter, func(rules.Flow) bool) (int, error)
 	metrics *instruments
 	fresh   chan struct{} // there may be something to end
+	coming  atomic.Pointer[rules.State]
 
 	mu       sync.Mutex   // guards everything below
-	previous *rules.State // the last one offered
+	previous *rules.State // the last one that was offered whole
 	wanted   sweepWork
-	again    bool // the next full pass has to look once more
+	repeat   sweepWork // to look for once more with the next full pass
 }
 
 // sweepWork is what to look for.
 type sweepWork struct {
-	state *rules.State
+	state *rules.State // nil: none was committed yet
 	// failing are the Gateways whose rules in the kernel are still the old ones.
 	failing map[string]bool
+	// listed are the addresses of all endpoints, whatever their state; only for TCP.
+	listed  map[netip.Addr]bool
 	ours    bool // flows that carry our mark
 	all     bool // UDP flows without it, too
 	removed map[rules.FrontendKey]bool
@@ -61,11 +69,30 @@ func newFlowSweeper(mark uint32, endTCP bool, metrics *instruments) *flowSweeper
 	return &flowSweeper{mark: mark, endTCP: endTCP, metrics: metrics, fresh: make(chan struct{}, 1)}
 }
 
+// announce tells of a State before the kernel gets it.
+func (s *flowSweeper) announce(state *rules.State) { s.coming.Store(state) }
+
 // offer hands over what was just committed. What failed is looked at when it no
-// longer does.
-func (s *flowSweeper) offer(state *rules.State, results rules.Results) {
+// longer does, and what was not read is not gone. listed are the addresses of all
+// endpoints of all Services.
+func (s *flowSweeper) offer(state *rules.State, results rules.Results, listed func() map[netip.Addr]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	w := &s.wanted
+	w.remove(results.Removed)
+	if !state.Partial() && (len(results.Errors) == 0 || len(results.Committed) > 0) {
+		s.compare(state, results)
+		if s.endTCP && w.ours {
+			w.listed = listed()
+		}
+	}
+	if w.some() {
+		signal(s.fresh)
+	}
+}
+
+// compare finds out what to look for after a change.
+func (s *flowSweeper) compare(state *rules.State, results rules.Results) {
 	w := &s.wanted
 	failing := make(map[string]bool, len(results.Errors))
 	for gateway := range results.Errors {
@@ -76,8 +103,6 @@ func (s *flowSweeper) offer(state *rules.State, results rules.Results) {
 			w.ours, w.all = true, true
 		}
 	}
-	w.state, w.failing = state, failing
-	w.remove(results.Removed)
 	for _, change := range rules.Changes(s.previous, state) {
 		switch {
 		case change.New == nil || change.Key.Protocol != rules.UDP && !s.endTCP:
@@ -87,10 +112,7 @@ func (s *flowSweeper) offer(state *rules.State, results rules.Results) {
 			w.ours = w.ours || loses(change.Old, change.New)
 		}
 	}
-	s.previous = state
-	if w.some() {
-		signal(s.fresh)
-	}
+	w.state, w.failing, s.previous = state, failing, state
 }
 
 // remove notes UDP Frontends that are gone.
@@ -133,15 +155,23 @@ func reachable(f *rules.Frontend) map[netip.AddrPort]bool {
 
 func (w *sweepWork) some() bool { return w.ours || w.all || len(w.removed) > 0 }
 
-// pass does what there is to do. The full one after that looks once more: a packet
+// add looks for what the other one does, too.
+func (w *sweepWork) add(other sweepWork) {
+	w.ours, w.all = w.ours || other.ours, w.all || other.all
+	w.remove(slices.Collect(maps.Keys(other.removed)))
+}
+
+// pass does what there is to do. The full one after that does it once more: a packet
 // that was on its way while the rules changed may have made a flow of the old ones.
 func (s *flowSweeper) pass(ctx context.Context, full bool) error {
 	work := s.take(full)
 	if !work.some() {
 		return nil
 	}
-	if err := s.do(ctx, work); err != nil {
-		s.giveBack(work)
+	if err := s.do(ctx, &work); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.wanted.add(work)
 		return fmt.Errorf("end flows to endpoints that are gone: %w", err)
 	}
 	return nil
@@ -150,24 +180,21 @@ func (s *flowSweeper) pass(ctx context.Context, full bool) error {
 func (s *flowSweeper) take(full bool) sweepWork {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	work := s.wanted
+	repeat := s.repeat
 	if full {
-		work.ours, s.again = work.ours || s.again, false
-	} else {
-		s.again = s.again || work.some()
+		s.repeat = sweepWork{}
 	}
-	s.wanted = sweepWork{state: work.state, failing: work.failing}
+	s.repeat.add(s.wanted)
+	work := s.wanted
+	s.wanted = sweepWork{state: work.state, failing: work.failing, listed: work.listed}
+	if full {
+		work.removed = maps.Clone(work.removed)
+		work.add(repeat)
+	}
 	return work
 }
 
-func (s *flowSweeper) giveBack(work sweepWork) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.wanted.ours, s.wanted.all = s.wanted.ours || work.ours, s.wanted.all || work.all
-	s.wanted.remove(slices.Collect(maps.Keys(work.removed)))
-}
-
-func (s *flowSweeper) do(ctx context.Context, work sweepWork) error {
+func (s *flowSweeper) do(ctx context.Context, work *sweepWork) error {
 	var errs []error
 	ended := map[rules.Protocol]int{}
 	run := func(f conntrack.Filter, stale func(rules.Flow) bool) {
@@ -175,14 +202,29 @@ func (s *flowSweeper) do(ctx context.Context, work sweepWork) error {
 		ended[f.Protocol] += n
 		errs = append(errs, err)
 	}
-	run(conntrack.Filter{Protocol: rules.UDP, Mark: s.mark, MarkMask: s.mark}, func(f rules.Flow) bool {
-		return work.removed[keyOf(f)] && work.state.Frontend(keyOf(f)) == nil || work.strays(f)
-	})
+	ours := conntrack.Filter{Protocol: rules.UDP, Mark: s.mark, MarkMask: s.mark}
+	run(ours, func(f rules.Flow) bool { return s.orphaned(work, f) || s.strays(work, f) })
 	if work.all {
-		run(conntrack.Filter{Protocol: rules.UDP}, work.strays)
+		// A process of the node that got the client's datagrams until now may answer
+		// while its flow ends, and so begin one in the other direction: the client's next
+		// ones would be its answers.
+		clients := map[netip.AddrPort]bool{}
+		run(conntrack.Filter{Protocol: rules.UDP}, func(f rules.Flow) bool {
+			stray := s.strays(work, f)
+			if stray && f.Endpoint == f.Dst {
+				clients[f.Src] = true
+			}
+			return stray
+		})
+		if len(clients) > 0 {
+			run(conntrack.Filter{Protocol: rules.UDP}, func(f rules.Flow) bool {
+				return f.Endpoint == f.Dst && clients[f.Dst] && work.state.Frontend(keyAtAddr(rules.UDP, f.Src)) != nil
+			})
+		}
 	}
-	if s.endTCP {
-		run(conntrack.Filter{Protocol: rules.TCP, Mark: s.mark, MarkMask: s.mark}, work.strays)
+	if s.endTCP && work.ours {
+		ours.Protocol = rules.TCP
+		run(ours, func(f rules.Flow) bool { return s.strays(work, f) && !work.listed[f.Endpoint.Addr()] })
 	}
 	for protocol, n := range ended {
 		s.metrics.flowsEnded.WithLabelValues(protocol.String()).Add(float64(n))
@@ -195,11 +237,32 @@ func (s *flowSweeper) do(ctx context.Context, work sweepWork) error {
 }
 
 // strays reports whether a flow to a Frontend leads where it no longer may.
-func (w *sweepWork) strays(f rules.Flow) bool {
+func (s *flowSweeper) strays(w *sweepWork, f rules.Flow) bool {
+	if w.state == nil {
+		return false
+	}
 	frontend := w.state.Frontend(keyOf(f))
-	return frontend != nil && !w.failing[frontend.Owner.Gateway] && !w.state.Keeps(f)
+	if frontend == nil || w.failing[frontend.Owner.Gateway] || w.state.Keeps(f) {
+		return false
+	}
+	coming := s.coming.Load()
+	return coming == nil || !coming.Keeps(f)
 }
 
-func keyOf(f rules.Flow) rules.FrontendKey {
-	return rules.FrontendKey{Addr: f.Dst.Addr(), Protocol: f.Protocol, Port: f.Dst.Port()}
+// orphaned reports whether the Frontend of a flow of ours was removed, and nobody has
+// it again.
+func (s *flowSweeper) orphaned(w *sweepWork, f rules.Flow) bool {
+	key := keyOf(f)
+	for _, state := range []*rules.State{w.state, s.coming.Load()} {
+		if state != nil && state.Frontend(key) != nil {
+			return false
+		}
+	}
+	return w.removed[key]
+}
+
+func keyOf(f rules.Flow) rules.FrontendKey { return keyAtAddr(f.Protocol, f.Dst) }
+
+func keyAtAddr(protocol rules.Protocol, at netip.AddrPort) rules.FrontendKey {
+	return rules.FrontendKey{Addr: at.Addr(), Protocol: protocol, Port: at.Port()}
 }

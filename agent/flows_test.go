@@ -71,6 +71,14 @@ func flowTo(protocol rules.Protocol, port uint16, endpoint string) rules.Flow {
 	}
 }
 
+func nothingListed() map[netip.Addr]bool { return nil }
+
+// committed adds that something was committed, as it nearly always is.
+func committed(r rules.Results) rules.Results {
+	r.Committed = map[string]string{"a/fine": "1:x"}
+	return r
+}
+
 // sweptTable has flows of every kind.
 func sweptTable() *fakeTable {
 	return &fakeTable{entries: []trackedFlow{
@@ -173,7 +181,7 @@ func TestFlowSweeper(t *testing.T) {
 				if i == len(test.steps)-1 {
 					table.entries = sweptTable().entries
 				}
-				s.offer(step.state, step.results)
+				s.offer(step.state, committed(step.results), nothingListed)
 				if err := s.pass(t.Context(), false); err != nil {
 					t.Fatal(err)
 				}
@@ -205,13 +213,13 @@ func TestFlowSweeperLooksNoMoreThanItMust(t *testing.T) {
 	offer := func(endpoints ...string) {
 		s.offer(rules.NewState(map[rules.FrontendKey]*rules.Frontend{
 			keyAt(rules.UDP, 53): frontendTo("", endpoints...), keyAt(rules.TCP, 80): frontendTo("", endpoints...),
-		}, nil), rules.Results{})
+		}, nil), rules.Results{}, nothingListed)
 	}
 	pass("before there is a State", true)
 	offer("10.0.0.1:53", "10.0.0.2:53")
 	pass("a new listener", false, ours, conntrack.Filter{Protocol: rules.UDP})
 	pass("nothing new", false)
-	pass("once more", true, ours)
+	pass("once more", true, ours, conntrack.Filter{Protocol: rules.UDP})
 	pass("and not again", true)
 	offer("10.0.0.1:53", "10.0.0.2:53", "10.0.0.3:53")
 	pass("an endpoint more", false)
@@ -230,7 +238,7 @@ func TestFlowSweeperDespiteAGatewayThatFails(t *testing.T) {
 	s.sweep = table.sweep
 	state := rules.NewState(map[rules.FrontendKey]*rules.Frontend{keyAt(rules.UDP, 53): frontendTo("", "10.0.0.1:53")}, nil)
 	for i := range 10 {
-		s.offer(state, rules.Results{Errors: map[string]error{"a/other": errors.New("no")}})
+		s.offer(state, committed(rules.Results{Errors: map[string]error{"a/other": errors.New("no")}}), nothingListed)
 		if err := s.pass(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
@@ -239,8 +247,116 @@ func TestFlowSweeperDespiteAGatewayThatFails(t *testing.T) {
 		}
 	}
 	table.sweeps = nil
-	s.offer(state, rules.Results{})
+	s.offer(state, rules.Results{}, nothingListed)
 	if err := s.pass(t.Context(), false); err != nil || len(table.sweeps) != 2 {
 		t.Errorf("when it no longer fails: looked %d times, %v", len(table.sweeps), err)
+	}
+}
+
+// sweeperBench is a sweeper beside a table, which has taken over a State with the
+// UDP endpoints a and b.
+func sweeperBench(t *testing.T, endTCP bool, entries ...trackedFlow) (*flowSweeper, *fakeTable, func(full bool) []string) {
+	t.Helper()
+	table := &fakeTable{}
+	s := newFlowSweeper(flowMark, endTCP, newInstruments())
+	s.sweep = table.sweep
+	look := func(full bool) []string {
+		t.Helper()
+		if err := s.pass(t.Context(), full); err != nil {
+			t.Fatal(err)
+		}
+		return table.names()
+	}
+	s.offer(udpState("10.0.0.1:53", "10.0.0.2:53"), committed(rules.Results{}), nothingListed)
+	look(false)
+	look(true)
+	table.entries = entries
+	return s, table, look
+}
+
+func udpState(endpoints ...string) *rules.State {
+	return rules.NewState(map[rules.FrontendKey]*rules.Frontend{keyAt(rules.UDP, 53): frontendTo("", endpoints...)}, nil)
+}
+
+// TestFlowsOfTheNextStateAreLeftAlone: it is in the kernel before the sweep for the one
+// before has ended.
+func TestFlowsOfTheNextStateAreLeftAlone(t *testing.T) {
+	s, _, look := sweeperBench(t, false,
+		trackedFlow{"to b", flowTo(rules.UDP, 53, "10.0.0.2:53"), true}, trackedFlow{"to c", flowTo(rules.UDP, 53, "10.0.0.3:53"), true})
+	s.offer(udpState("10.0.0.1:53"), committed(rules.Results{}), nothingListed)
+	s.announce(udpState("10.0.0.1:53", "10.0.0.3:53"))
+	if got := look(false); !slices.Equal(got, []string{"to c"}) {
+		t.Errorf("left %v, want the flow to c", got)
+	}
+}
+
+// TestFlowsAfterAFailure: what another Gateway's failure kept from being looked at is
+// not forgotten.
+func TestFlowsAfterAFailure(t *testing.T) {
+	s, _, look := sweeperBench(t, false, trackedFlow{"to c", flowTo(rules.UDP, 53, "10.0.0.3:53"), true})
+	s.offer(udpState("10.0.0.1:53", "10.0.0.2:53", "10.0.0.3:53"), committed(rules.Results{Errors: map[string]error{"a/other": errors.New("no")}}), nothingListed)
+	look(false)
+	s.offer(udpState("10.0.0.1:53", "10.0.0.2:53"), committed(rules.Results{}), nothingListed)
+	if got := look(false); len(got) != 0 {
+		t.Errorf("left %v", got)
+	}
+}
+
+// TestFlowsBesideAMissingObject: endpoints that could not be read are not gone, and
+// nothing is in the kernel where everything failed.
+func TestFlowsBesideAMissingObject(t *testing.T) {
+	entry := trackedFlow{"to b", flowTo(rules.UDP, 53, "10.0.0.2:53"), true}
+	s, _, look := sweeperBench(t, false, entry)
+	s.offer(udpState().AsPartial(), committed(rules.Results{}), nothingListed)
+	s.offer(udpState(), rules.Results{Errors: map[string]error{"a/g": errors.New("no")}}, nothingListed)
+	if got := look(true); len(got) != 1 {
+		t.Error("ended a flow whose endpoints could not be read, or programmed")
+	}
+	s.offer(udpState(), committed(rules.Results{}), nothingListed)
+	if got := look(false); len(got) != 0 {
+		t.Errorf("left %v", got)
+	}
+}
+
+// TestFlowsMadeMeanwhile: a packet that was on its way when the rules changed.
+func TestFlowsMadeMeanwhile(t *testing.T) {
+	s, table, look := sweeperBench(t, false)
+	s.offer(rules.NewState(nil, nil), committed(rules.Results{Removed: []rules.FrontendKey{keyAt(rules.UDP, 53)}}), nothingListed)
+	look(false)
+	table.entries = []trackedFlow{{"late", flowTo(rules.UDP, 53, "10.0.0.2:53"), true}}
+	if got := look(true); len(got) != 0 {
+		t.Errorf("left %v", got)
+	}
+}
+
+// TestFlowsBegunByTheNode: a process that got a client's datagrams until now answers
+// once more, and the flow of that answer would be the client's from then on.
+func TestFlowsBegunByTheNode(t *testing.T) {
+	before := flowTo(rules.UDP, 54, "192.0.2.1:54")
+	answer := rules.Flow{Protocol: rules.UDP, Src: before.Dst, Dst: before.Src, Endpoint: before.Src}
+	elsewhere := rules.Flow{Protocol: rules.UDP, Src: before.Dst, Dst: netip.MustParseAddrPort("198.51.100.9:53"), Endpoint: netip.MustParseAddrPort("198.51.100.9:53")}
+	s, _, look := sweeperBench(t, false, trackedFlow{"before", before, false}, trackedFlow{"answer", answer, false}, trackedFlow{"elsewhere", elsewhere, false})
+	state := udpState("10.0.0.1:53", "10.0.0.2:53").Apply(map[rules.FrontendKey]*rules.Frontend{keyAt(rules.UDP, 54): frontendTo("", "10.0.0.1:53")}, nil)
+	s.offer(state, committed(rules.Results{}), nothingListed)
+	if got := look(false); !slices.Equal(got, []string{"elsewhere"}) {
+		t.Errorf("left %v", got)
+	}
+}
+
+// TestTCPFlowsToPodsThatLive: neither a pod that is not ready nor one whose Service is
+// no backend any more is gone for good.
+func TestTCPFlowsToPodsThatLive(t *testing.T) {
+	tcp := func(endpoints ...string) *rules.State {
+		return rules.NewState(map[rules.FrontendKey]*rules.Frontend{keyAt(rules.TCP, 53): frontendTo("", endpoints...)}, nil)
+	}
+	s, _, look := sweeperBench(t, true,
+		trackedFlow{"to b", flowTo(rules.TCP, 53, "10.0.0.2:53"), true}, trackedFlow{"to c", flowTo(rules.TCP, 53, "10.0.0.3:53"), true})
+	s.offer(tcp("10.0.0.1:53", "10.0.0.2:53", "10.0.0.3:53"), committed(rules.Results{}), nothingListed)
+	look(false)
+	s.offer(tcp("10.0.0.1:53"), committed(rules.Results{}), func() map[netip.Addr]bool {
+		return map[netip.Addr]bool{netip.MustParseAddr("10.0.0.2"): true}
+	})
+	if got := look(false); !slices.Equal(got, []string{"to b"}) {
+		t.Errorf("left %v, want the flow to the pod that is still listed", got)
 	}
 }

@@ -8,7 +8,7 @@
 //
 //   - Only what the caller chose is deleted (TestSweepDeletesTheChosenOnly).
 //   - Memory follows the entries chosen, not the table: a dump is read as it
-//     arrives (BenchmarkSweep reports the bytes).
+//     arrives (TestSweepReadsAsItGoes).
 //   - An entry that ends by itself meanwhile is no error (TestEndedEntry).
 package conntrack
 
@@ -31,7 +31,8 @@ import (
 // does not cross the socket.
 type Filter struct {
 	Protocol rules.Protocol
-	// Mark that entries carry, where MarkMask has ones; no mask: any.
+	// Mark that entries carry, where MarkMask has ones; no mask: any, but only of the
+	// default zone. Others belong to whoever made the zone, unless they are marked.
 	Mark, MarkMask uint32
 }
 
@@ -89,7 +90,7 @@ func chosen(ctx context.Context, family uint8, f Filter, stale func(rules.Flow) 
 			return false
 		}
 		// Kernels that know no filter by protocol sent everything.
-		if r.flow.Protocol == f.Protocol && r.mark&f.MarkMask == f.Mark && stale(r.flow) {
+		if r.flow.Protocol == f.Protocol && r.mark&f.MarkMask == f.Mark && (r.zone == 0 || f.MarkMask != 0) && stale(r.flow) {
 			entries = append(entries, slices.Clone(r.identity))
 		}
 		return true
@@ -134,6 +135,7 @@ func nested(attribute int) int { return attribute | unix.NLA_F_NESTED }
 type record struct {
 	flow     rules.Flow
 	mark     uint32
+	zone     uint16
 	identity entry
 }
 
@@ -162,7 +164,10 @@ func (r *record) decode(message []byte) error {
 				var client netip.AddrPort
 				return decodeTuple(ad, &protocol, &r.flow.Endpoint, &client)
 			})
-		case nl.CTA_ZONE, nl.CTA_ID:
+		case nl.CTA_ZONE:
+			r.identify(ad.TypeFlags(), ad.Type(), ad.Bytes())
+			r.zone = ad.Uint16()
+		case nl.CTA_ID:
 			r.identify(ad.TypeFlags(), ad.Type(), ad.Bytes())
 		case nl.CTA_MARK:
 			r.mark = ad.Uint32()

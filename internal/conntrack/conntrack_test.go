@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os/exec"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -111,6 +113,57 @@ func TestEndedEntry(t *testing.T) {
 			if ended, err := entries[0].end(unix.AF_INET); ended != there || err != nil {
 				t.Errorf("there %t: ended %t, %v", there, ended, err)
 			}
+		}
+	})
+}
+
+// TestZonesOfOthers: an entry of another zone is its owner's, unless it is marked.
+func TestZonesOfOthers(t *testing.T) {
+	inside(t, func() {
+		tracked(t, rules.UDP, "198.51.100.1:1000", "192.0.2.1:53", "192.0.2.1:53", 0)
+		for _, mark := range []string{"0", "4096"} {
+			port := "2" + mark // any
+			cmd := exec.Command("conntrack", "-I", "-p", "udp", "-s", "198.51.100.1", "-d", "192.0.2.1", "--sport", port, "--dport", "53",
+				"--zone", "5", "-m", mark, "-t", "100")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		}
+		everything := func(rules.Flow) bool { return true }
+		if n, err := Sweep(t.Context(), Filter{Protocol: rules.UDP}, everything); n != 1 || err != nil {
+			t.Errorf("without a mark: deleted %d, %v, want 1", n, err)
+		}
+		if n, err := Sweep(t.Context(), Filter{Protocol: rules.UDP, Mark: ourBit, MarkMask: ourBit}, everything); n != 1 || err != nil {
+			t.Errorf("with our mark: deleted %d, %v, want 1", n, err)
+		}
+	})
+}
+
+// TestSweepReadsAsItGoes: an agent has little memory, and tables are large.
+func TestSweepReadsAsItGoes(t *testing.T) {
+	inside(t, func() {
+		const flows = 5000
+		for i := range flows {
+			client := netip.AddrPortFrom(netip.MustParseAddr("198.51.100.1"), uint16(i+1024))
+			tracked(t, rules.UDP, client.String(), "192.0.2.7:53", "192.0.2.7:53", 0)
+		}
+		seen, highest := 0, uint64(0)
+		var before, now runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		_, err := Sweep(t.Context(), Filter{Protocol: rules.UDP}, func(rules.Flow) bool {
+			if seen++; seen%1000 == 0 {
+				runtime.GC()
+				runtime.ReadMemStats(&now)
+				highest = max(highest, now.HeapAlloc)
+			}
+			return false
+		})
+		if err != nil || seen != flows {
+			t.Fatalf("saw %d of %d: %v", seen, flows, err)
+		}
+		if grown := int64(highest) - int64(before.HeapAlloc); grown > 500_000 { // 100 bytes a flow
+			t.Errorf("held %d bytes at a time", grown)
 		}
 	})
 }
