@@ -22,7 +22,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: deps
-deps: ## install what the tests and the demo need (nftables, iproute2, conntrack), or name it
+deps: ## install what the tests and the demo need (nftables, iproute2, conntrack, iptables), or name it
 	@hack/deps.sh
 
 .PHONY: build

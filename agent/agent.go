@@ -12,6 +12,7 @@ import (
 	"k8s.io/utils/clock"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/rules"
 	"github.com/portway-dev/portway/topology"
@@ -43,6 +44,7 @@ type agent struct {
 	// preflight tells what the host lacks to serve at these addresses.
 	preflight func([]netip.Addr) []string
 	flows     *flowSweeper  // nil: flows are left alone
+	gate      *gate         // nil: firewalls of others are left alone
 	statuses  *statusWriter // nil when nobody wants them
 	reports   *reportWriter // nil without a cluster
 	progress  *progress
@@ -60,6 +62,7 @@ type agent struct {
 	forwarder *topology.Forwarder
 	warnings  []string // those already logged
 	unserved  []string // likewise
+	inTheWay  []string // likewise
 	findings  []string // of preflight, last
 }
 
@@ -134,10 +137,13 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 	if results.Restored {
 		klog.FromContext(ctx).Info("Somebody else deleted or changed our rules; they are in place again")
 	}
+	if a.gate != nil {
+		a.gate.offer(state, a.current)
+	}
 	if look {
 		a.examine(ctx)
 	}
-	a.publish(results, err)
+	a.publish(ctx, results, err)
 	a.logWarnings(ctx)
 	klog.FromContext(ctx).V(2).Info("Programmed", "frontends", state.Len(), "operations", results.Operations, "full", full)
 	return programError(results, err)
@@ -199,6 +205,25 @@ func (a *agent) examine(ctx context.Context) {
 	a.findings = findings
 }
 
+// found returns everything that is to be told of the host.
+func (a *agent) found(ctx context.Context) []v1alpha1.Finding {
+	var findings []v1alpha1.Finding
+	for _, message := range a.findings {
+		findings = append(findings, v1alpha1.Finding{Reason: reasonForwarding, Message: message})
+	}
+	if a.gate == nil {
+		return findings
+	}
+	list := a.gate.list()
+	lines := make([]string, 0, len(list))
+	for _, f := range list {
+		lines = append(lines, f.Reason+": "+f.Message)
+	}
+	logNew(ctx, "In the way of our flows, or beside it", a.inTheWay, lines)
+	a.inTheWay = lines
+	return append(findings, list...)
+}
+
 func (a *agent) logWarnings(ctx context.Context) {
 	warnings := a.forwarder.Warnings()
 	logNew(ctx, "Endpoint left out", a.warnings, warnings)
@@ -222,7 +247,7 @@ func logNew(ctx context.Context, message string, old, lines []string) {
 }
 
 // publish hands what this node has proven to whoever wants to know.
-func (a *agent) publish(results rules.Results, err error) {
+func (a *agent) publish(ctx context.Context, results rules.Results, err error) {
 	if a.statuses == nil && a.reports == nil {
 		return
 	}
@@ -231,7 +256,7 @@ func (a *agent) publish(results rules.Results, err error) {
 		graph:     a.graph,
 		report:    report(a.node, a.graph, results, err),
 		addresses: a.current,
-		findings:  a.findings,
+		findings:  a.found(ctx),
 	}
 	if a.statuses != nil {
 		a.statuses.offer(v)

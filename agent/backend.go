@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/portway-dev/portway/internal/firewall"
 	"github.com/portway-dev/portway/rules"
 	"github.com/portway-dev/portway/rules/nftables"
 )
@@ -30,6 +31,11 @@ func openBackend(name string, mark uint32) (backend, error) {
 	default:
 		return nil, fmt.Errorf("unknown backend %q", name)
 	}
+}
+
+// openFirewall returns what opens the firewalls of others. It changes nothing.
+func openFirewall(mark uint32) (opener, error) {
+	return firewall.New(firewall.Config{Table: nftables.DefaultConfig().Table, Mark: mark})
 }
 
 // unable is a backend of a node whose kernel cannot do what is needed. It says so of

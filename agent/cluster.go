@@ -102,6 +102,10 @@ func runCluster(ctx context.Context, o Options, env environment) error {
 		return err
 	}
 	m := newMember(ctx, o, env, api, kernel, host)
+	if err := m.guard(o, env); err != nil {
+		return err
+	}
+	defer func() { _ = m.gate.opener.Close() }() // only sockets; what is open stays so
 	m.health = health
 	m.serve(ctx, env)
 	return nil
@@ -172,6 +176,7 @@ func (m *member) serve(ctx context.Context, env environment) {
 		case <-known:
 		}
 	}
+	every("firewall", gateInterval, gatePause, m.gate.fresh, m.gate.pass)
 	every("flows", flowInterval, flowPause, m.flows.fresh, m.flows.pass)
 	every("report", reportCheckInterval, reportInterval, m.reports.fresh, counted(m.metrics, objectReport, m.reports.pass))
 	m.loop(ctx, env)

@@ -99,10 +99,7 @@ func (d *description) findings(v *view) []v1alpha1.Finding {
 	for _, message := range d.limits {
 		findings = append(findings, v1alpha1.Finding{Reason: reasonKernel, Message: message})
 	}
-	for _, message := range v.findings {
-		findings = append(findings, v1alpha1.Finding{Reason: reasonForwarding, Message: message})
-	}
-	return findings
+	return append(findings, v.findings...)
 }
 
 func jsonSize(value any) int {

@@ -55,7 +55,7 @@ func newTestReportWriter() (*reportWriter, *fakeReports) {
 func TestNodeReport(t *testing.T) {
 	d := description{version: "v1.2.3", backend: "nftables", bootID: "b1"}
 	v := viewOf("1:b", "", "1:a")
-	v.findings = []string{strings.Repeat("é", 300)}
+	v.findings = []v1alpha1.Finding{{Reason: "PacketForwarding", Message: strings.Repeat("é", 300)}}
 	v.report.Committed[types.NamespacedName{Name: "not accepted"}] = ""
 	got := d.nodeReport(&v)
 	want := v1alpha1.Report{
@@ -172,7 +172,7 @@ func TestNodeReportIsSmall(t *testing.T) {
 				v.addresses = append(v.addresses, netip.MustParseAddr(fmt.Sprintf("2001:db8:1111:2222:3333:4444:5555:%x", 0x1000+i)))
 			}
 			for range test.found {
-				v.findings = append(v.findings, test.message)
+				v.findings = append(v.findings, v1alpha1.Finding{Reason: "PacketForwarding", Message: test.message})
 			}
 			d := description{version: strings.Repeat("v", 200), backend: "nftables", bootID: strings.Repeat("b", 200)}
 			r := d.nodeReport(&v)

@@ -88,7 +88,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.NodeZone, "node-zone", o.NodeZone,
 		"zone of this node, for Services that ask for endpoints close by (default: in a cluster the label topology.kubernetes.io/zone of the Node, else none)")
 	fs.BoolVar(&o.EndTCPFlows, "end-tcp-flows", o.EndTCPFlows,
-		"end TCP connections to endpoints that are gone for good, neither ready nor terminating: the client's next packet is answered with a reset instead of by silence; UDP flows are always ended")
+		"end TCP connections to endpoints that are gone for good, which no Service lists any more: the client's next packet is answered with a reset instead of by silence; UDP flows are always ended")
 	fs.StringVar(&o.StatusOut, "status-out", o.StatusOut,
 		"file that the statuses are written to, as YAML, whenever they change; SIGUSR1 prints them")
 	fs.BoolVar(&o.PrintStatus, "print-status", o.PrintStatus,

@@ -15,6 +15,7 @@ import (
 
 	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/internal/conntrack"
+	"github.com/portway-dev/portway/internal/firewall"
 	"github.com/portway-dev/portway/internal/syncloop"
 	"github.com/portway-dev/portway/rules"
 	"github.com/portway-dev/portway/topology"
@@ -29,6 +30,8 @@ type environment struct {
 	// watchAddresses calls changed when the addresses may have changed, until ctx
 	// ends.
 	watchAddresses func(ctx context.Context, changed func())
+	openFirewall   func(mark uint32) (opener, error)
+	examineHost    func(firewall.Traffic) []firewall.Finding
 	// sweep is conntrack.Sweep.
 	sweep   func(context.Context, conntrack.Filter, func(rules.Flow) bool) (int, error)
 	connect func(kubeconfig, version string) (connection, error)
@@ -54,6 +57,8 @@ func Run(ctx context.Context, o Options, out io.Writer, printStatus <-chan os.Si
 		open:           openBackend,
 		watchAddresses: watchAddresses,
 		sweep:          conntrack.Sweep,
+		openFirewall:   openFirewall,
+		examineHost:    firewall.NewHost().Findings,
 		connect:        connect,
 		loop:           syncloop.DefaultConfig(),
 		clock:          clock.RealClock{},
@@ -103,6 +108,10 @@ func runStandalone(ctx context.Context, o Options, env environment) error {
 		return err
 	}
 	a := o.newAgent(env, store, kernel, addresses)
+	if err := a.guard(o, env); err != nil {
+		return err
+	}
+	defer func() { _ = a.gate.opener.Close() }() // only sockets; what is open stays so
 	a.statuses = newStatusWriter(o.StatusOut, env.out, o.PrintStatus, env.clock)
 	a.serve(ctx, env, manifests, health)
 	return nil
@@ -147,12 +156,26 @@ func (a *agent) serve(ctx context.Context, env environment, manifests *cluster.M
 	if health != nil {
 		running.Go(func() { serveHealth(ctx, health, healthHandler(a.progress, a.metrics)) })
 	}
+	running.Go(func() { env.repeat(ctx, "firewall", gateInterval, gatePause, a.gate.fresh, a.gate.pass) })
 	running.Go(func() { env.repeat(ctx, "flows", flowInterval, flowPause, a.flows.fresh, a.flows.pass) })
 	a.loop(ctx, env)
 	running.Wait()
 	stopWriting()
 	writer.Wait()
 	klog.FromContext(ctx).Info("Stopped; the rules stay in the kernel, --cleanup removes them")
+}
+
+// guard gives the agent its gate.
+func (a *agent) guard(o Options, env environment) error {
+	opener, err := env.openFirewall(uint32(o.CTMark))
+	if err != nil {
+		return fmt.Errorf("look at the firewalls of this host: %w", err)
+	}
+	a.gate = &gate{
+		opener: opener, host: env.examineHost, clock: env.clock, fresh: make(chan struct{}, 1),
+		moved: func() { signal(a.nudge) },
+	}
+	return nil
 }
 
 // repeat runs a pass beside the loop until ctx ends.

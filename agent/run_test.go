@@ -24,6 +24,7 @@ import (
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/internal/conntrack"
+	"github.com/portway-dev/portway/internal/firewall"
 	"github.com/portway-dev/portway/internal/ports"
 	"github.com/portway-dev/portway/internal/syncloop"
 	"github.com/portway-dev/portway/rules"
@@ -61,28 +62,32 @@ func eventually(t *testing.T, what string, holds func() bool) {
 }
 
 type started struct {
-	kernel  *fakeProgrammer
-	sysctls *fakeSysctls
-	out     *buffer
-	print   chan os.Signal
-	moved   chan struct{} // the host's addresses changed
-	env     environment
+	kernel   *fakeProgrammer
+	sysctls  *fakeSysctls
+	out      *buffer
+	print    chan os.Signal
+	moved    chan struct{} // the host's addresses changed
+	firewall *fakeFirewall
+	env      environment
 }
 
 func testEnvironment() *started {
 	s := &started{
-		kernel:  &fakeProgrammer{programmed: make(chan *rules.State, 100)},
-		sysctls: &fakeSysctls{values: map[string]string{"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0"}},
-		out:     &buffer{},
-		print:   make(chan os.Signal, 1),
-		moved:   make(chan struct{}),
+		kernel:   &fakeProgrammer{programmed: make(chan *rules.State, 100)},
+		sysctls:  &fakeSysctls{values: map[string]string{"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0"}},
+		out:      &buffer{},
+		print:    make(chan os.Signal, 1),
+		moved:    make(chan struct{}),
+		firewall: &fakeFirewall{},
 	}
 	s.env = environment{
 		out: s.out, sysctls: s.sysctls, printStatus: s.print, loop: syncloop.DefaultConfig(), clock: clock.RealClock{},
-		addresses: func() ([]netip.Addr, error) { return []netip.Addr{nodeIP}, nil },
-		open:      func(string, uint32) (backend, error) { return s.kernel, nil },
-		connect:   func(string, string) (connection, error) { return connection{}, cluster.ErrNoCluster },
-		sweep:     func(context.Context, conntrack.Filter, func(rules.Flow) bool) (int, error) { return 0, nil },
+		addresses:    func() ([]netip.Addr, error) { return []netip.Addr{nodeIP}, nil },
+		open:         func(string, uint32) (backend, error) { return s.kernel, nil },
+		connect:      func(string, string) (connection, error) { return connection{}, cluster.ErrNoCluster },
+		openFirewall: func(uint32) (opener, error) { return s.firewall, nil },
+		examineHost:  func(firewall.Traffic) []firewall.Finding { return nil },
+		sweep:        func(context.Context, conntrack.Filter, func(rules.Flow) bool) (int, error) { return 0, nil },
 		watchAddresses: func(ctx context.Context, changed func()) {
 			for {
 				select {

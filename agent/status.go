@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
+	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/topology"
 )
@@ -28,8 +29,8 @@ type view struct {
 	report   topology.NodeReport
 	// addresses of this node.
 	addresses []netip.Addr
-	// findings of preflight.
-	findings []string
+	// findings about the host.
+	findings []v1alpha1.Finding
 }
 
 // statusWriter writes the statuses to a file and a stream. It works beside the

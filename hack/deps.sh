@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure the command line tools are there that the tests and the demo show
-# things with: nft, conntrack and ip, and the file from which nft knows that
+# things with: nft, conntrack, iptables and ip, and the file from which nft knows that
 # protocol 6 is called tcp. As root it installs what is missing; otherwise it names
 # the one command that does.
 set -euo pipefail
@@ -9,7 +9,7 @@ set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
 missing=()
-for tool in nft conntrack ip; do
+for tool in nft conntrack ip iptables-nft; do
 	command -v "$tool" >/dev/null || missing+=("$tool")
 done
 [[ -e /etc/protocols ]] || missing+=(/etc/protocols)
@@ -21,6 +21,8 @@ fi
 package() {
 	case "$1 $2" in
 	*" nft") echo nftables ;;
+	"dnf iptables-nft") echo iptables-nft ;;
+	*" iptables-nft") echo iptables ;;
 	"apt-get conntrack") echo conntrack ;;
 	*" conntrack") echo conntrack-tools ;;
 	"apt-get /etc/protocols") echo netbase ;;
@@ -40,7 +42,7 @@ for candidate in apt-get dnf zypper apk; do
 	fi
 done
 if [[ -z $manager ]]; then
-	echo "Missing: ${missing[*]}. Install nftables, conntrack-tools and iproute2 with your package manager." >&2
+	echo "Missing: ${missing[*]}. Install nftables, conntrack-tools, iptables and iproute2 with your package manager." >&2
 	exit 1
 fi
 

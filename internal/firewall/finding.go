@@ -1,0 +1,61 @@
+package firewall
+
+import (
+	"cmp"
+	"slices"
+	"unicode/utf8"
+)
+
+// Finding is something of this host, not ours to change, that flows suffer from.
+type Finding struct {
+	Reason  string // in CamelCase, for programs
+	Message string // what, where, and the cure; at most maxMessage bytes
+}
+
+// Reasons of findings.
+const (
+	// ReasonDrops: rules of others drop our flows.
+	ReasonDrops = "FirewallDrops"
+	// ReasonMayDrop: they drop some of them, or all, depending on what cannot be known.
+	ReasonMayDrop = "FirewallMayDrop"
+	// ReasonNotOpened: iptables drops our flows, and the program to let them pass is
+	// missing or fails.
+	ReasonNotOpened = "FirewallNotOpened"
+	// ReasonMark: rules of others overwrite the conntrack mark.
+	ReasonMark = "ConntrackMarkOverwritten"
+	// ReasonPortInUse: a process of the host listens where a Frontend does.
+	ReasonPortInUse = "PortInUse"
+	// ReasonReversePath: the host drops what arrives by another way than it answers.
+	ReasonReversePath = "StrictReversePathFilter"
+	// ReasonConntrackFull: there is hardly room for new flows.
+	ReasonConntrackFull = "ConntrackTableFull"
+	// ReasonBridge: answers between pods on a bridge pass the rules by.
+	ReasonBridge = "BridgeNotFiltered"
+)
+
+// maxMessage is what a NodeReport takes, in bytes.
+const maxMessage = 512
+
+// shorten cuts a text to a number of bytes, not within a character.
+func shorten(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	const mark = "…"
+	cut := limit - len(mark)
+	for cut > 0 && !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + mark
+}
+
+// tidy puts findings into an order that depends on nothing else, each once.
+func tidy(findings []Finding) []Finding {
+	for i := range findings {
+		findings[i].Message = shorten(findings[i].Message, maxMessage)
+	}
+	slices.SortFunc(findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Message, b.Message))
+	})
+	return slices.Compact(findings)
+}
