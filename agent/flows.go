@@ -139,14 +139,14 @@ func loses(old, now *rules.Frontend) bool {
 	return false
 }
 
-// reachable are the endpoints that flows of a Frontend may have.
+// reachable are the endpoints that flows of a Frontend may have, those of TCP at least.
 func reachable(f *rules.Frontend) map[netip.AddrPort]bool {
 	reachable := map[netip.AddrPort]bool{}
 	for i := range f.Backends {
 		for _, e := range f.Backends[i].Endpoints {
 			reachable[e.Addr] = true
 		}
-		for _, addr := range f.Backends[i].Draining {
+		for _, addr := range slices.Concat(f.Backends[i].Draining, f.Backends[i].Lingering) {
 			reachable[addr] = true
 		}
 	}

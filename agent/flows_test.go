@@ -360,3 +360,23 @@ func TestTCPFlowsToPodsThatLive(t *testing.T) {
 		t.Errorf("left %v, want the flow to the pod that is still listed", got)
 	}
 }
+
+// TestTCPFlowsLingerUntilThePodIsGone: its Service lists it for as long.
+func TestTCPFlowsLingerUntilThePodIsGone(t *testing.T) {
+	s, _, look := sweeperBench(t, true, trackedFlow{"to b", flowTo(rules.TCP, 53, "10.0.0.2:53"), true})
+	offer := func(f *rules.Frontend) {
+		s.offer(rules.NewState(map[rules.FrontendKey]*rules.Frontend{keyAt(rules.TCP, 53): f}, nil), committed(rules.Results{}), nothingListed)
+	}
+	offer(frontendTo("", "10.0.0.1:53", "10.0.0.2:53"))
+	look(false)
+	lingers := frontendTo("", "10.0.0.1:53")
+	lingers.Backends[0].Lingering = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.2:53")}
+	offer(lingers)
+	if got := look(false); len(got) != 1 {
+		t.Error("ended while the pod is there")
+	}
+	offer(frontendTo("", "10.0.0.1:53"))
+	if got := look(false); len(got) != 0 {
+		t.Errorf("left %v after it is gone", got)
+	}
+}

@@ -22,6 +22,8 @@
 //     (TestLayoutIsExactWhereTheLadderHoldsTheDenominator).
 //   - Endpoints of one backendRef get equal shares within one slot
 //     (TestLayoutKeepsEveryShareWithinTheBound).
+//   - New flows go to Endpoints only (TestLayoutIsOfEndpoints). What is established with
+//     Draining ones goes on, and over TCP with Lingering ones, too (TestStateKeepsFlows).
 //   - A Layout moves only the slots it must (TestLayoutIsStable). With ClientHash that is
 //     the share of the endpoint and less than 2 % more, and the slots do not depend on the
 //     past or on the order of endpoints (TestClientsStayWhenAnEndpointComesOrGoes,

@@ -16,8 +16,8 @@ type Flow struct {
 }
 
 // Keeps reports whether a flow may go on as it is: it leads to one of the Endpoints of
-// its Frontend, whatever their weight, or to one that is Draining. A flow whose
-// destination is no Frontend is not ours, and kept.
+// its Frontend, whatever their weight, to one that is Draining or, if it is of TCP, to
+// one that is Lingering. A flow whose destination is no Frontend is not ours, and kept.
 //
 // It is the reference for the repair of UDP flows, which unlike those of TCP have no
 // end of their own: an entry that is not kept is to be deleted, and the next datagram
@@ -31,6 +31,7 @@ func (s *State) Keeps(f Flow) bool {
 	endpoint := netip.AddrPortFrom(f.Endpoint.Addr().Unmap(), f.Endpoint.Port())
 	return slices.ContainsFunc(frontend.Backends, func(b Backend) bool {
 		return slices.Contains(b.Draining, endpoint) ||
+			f.Protocol == TCP && slices.Contains(b.Lingering, endpoint) ||
 			slices.ContainsFunc(b.Endpoints, func(e Endpoint) bool { return e.Addr == endpoint })
 	})
 }

@@ -10,13 +10,15 @@ func TestStateKeepsFlows(t *testing.T) {
 	dns := FrontendKey{Addr: netip.MustParseAddr("192.0.2.1"), Protocol: UDP, Port: 53}
 	empty := FrontendKey{Addr: dns.Addr, Protocol: UDP, Port: 54}
 	dns6 := FrontendKey{Addr: netip.MustParseAddr("2001:db8::1"), Protocol: UDP, Port: 53}
+	web := FrontendKey{Addr: dns.Addr, Protocol: TCP, Port: 80}
 	state := NewState(map[FrontendKey]*Frontend{
 		dns: {Select: FlowHash, Backends: []Backend{
-			{Ref: "ns/a", Weight: 1, Endpoints: []Endpoint{{Addr: at("10.0.0.1:53")}}, Draining: []netip.AddrPort{at("10.0.0.2:53")}},
+			{Ref: "ns/a", Weight: 1, Endpoints: []Endpoint{{Addr: at("10.0.0.1:53")}}, Draining: []netip.AddrPort{at("10.0.0.2:53")}, Lingering: []netip.AddrPort{at("10.0.0.4:53")}},
 			{Ref: "ns/b", Endpoints: []Endpoint{{Addr: at("10.0.0.3:53")}}},
 			{Ref: "ns/c", Weight: 1},
 		}},
 		empty: {Select: FlowHash, Backends: []Backend{{Ref: "ns/c", Weight: 1}}},
+		web:   {Backends: []Backend{{Weight: 1, Lingering: []netip.AddrPort{at("10.0.0.4:80")}}}},
 		dns6:  {Select: FlowHash, Backends: []Backend{{Weight: 1, Endpoints: []Endpoint{{Addr: at("[fd00::1]:53")}}}}},
 	}, nil)
 	tests := []struct {
@@ -27,6 +29,9 @@ func TestStateKeepsFlows(t *testing.T) {
 	}{
 		{"an endpoint", UDP, "192.0.2.1:53", "10.0.0.1:53", true},
 		{"a draining endpoint", UDP, "192.0.2.1:53", "10.0.0.2:53", true},
+		{"a lingering endpoint", UDP, "192.0.2.1:53", "10.0.0.4:53", false},
+		{"a lingering endpoint of TCP", TCP, "192.0.2.1:80", "10.0.0.4:80", true},
+		{"an endpoint of TCP that is gone", TCP, "192.0.2.1:80", "10.0.0.5:80", false},
 		{"a backend of weight 0", UDP, "192.0.2.1:53", "10.0.0.3:53", true},
 		{"written as IPv6", UDP, "[::ffff:192.0.2.1]:53", "[::ffff:10.0.0.1]:53", true},
 		{"IPv6", UDP, "[2001:db8::1]:53", "[fd00::1]:53", true},

@@ -37,7 +37,7 @@ type Layout struct {
 // share and the refused share are within MaxShareError of exact, and exact where
 // the Ladder holds the common denominator (with RefusedDraws, as exact as those); a
 // weight > 0 gets at least one slot; endpoints of one backend differ by at most one
-// slot. Never more than MaxSlots.
+// slot. Never more than MaxSlots. Draining and Lingering are of no account.
 //
 // With ClientHash previous is of no account, as other nodes have another one: see
 // clientSlots, and docs/design/0002 for the bounds.

@@ -246,3 +246,18 @@ func BenchmarkLayout(b *testing.B) {
 		})
 	}
 }
+
+// Whatever drains or lingers, a Backend without Endpoints refuses its share.
+func TestLayoutIsOfEndpoints(t *testing.T) {
+	left := []netip.AddrPort{netip.MustParseAddrPort("10.0.0.9:80")}
+	f := &Frontend{Backends: []Backend{{Ref: "ns/a", Weight: 1, Draining: left, Lingering: left}}}
+	if got := NewLayout(f, nil); len(got.Slots) > 0 {
+		t.Errorf("%+v, want that all is refused", got)
+	}
+	f.Backends = append(f.Backends, Backend{Ref: "ns/b", Weight: 1, Endpoints: []Endpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:80")}}, Lingering: left})
+	for _, slot := range NewLayout(f, nil).Slots {
+		if !slot.Refused() && slot.Endpoint.Addr == left[0] {
+			t.Error("a slot leads to what lingers")
+		}
+	}
+}

@@ -108,6 +108,11 @@ type Backend struct {
 	// Draining are endpoints that get no new flow but may go on with those they have,
 	// in order: they serve, but are terminating or not preferred on this node.
 	Draining []netip.AddrPort
+	// Lingering are addresses that the Service still lists although they do not serve,
+	// in order: no new flow, and no UDP flow goes on, but established TCP connections do
+	// until the pod is gone, and what conntrack finds invalid of them must not reach
+	// clients.
+	Lingering []netip.AddrPort
 }
 
 // Endpoint is one address a flow can be translated to.
@@ -176,7 +181,9 @@ func (s *State) Apply(changes map[FrontendKey]*Frontend, digests map[string]stri
 
 // AsPartial returns the same State marked as one that is known to lack something:
 // what its author could not read. A backend that finds Frontends in the kernel
-// which no State of its process named keeps them until a State is complete again.
+// which no State of its process named keeps them until a State is complete again, and
+// until the first complete one also those that a former process made and that the
+// State has no endpoint for.
 func (s *State) AsPartial() *State {
 	partial := *s
 	partial.partial = true

@@ -121,6 +121,7 @@ func TestValidateNamesTheFrontend(t *testing.T) {
 		{"affinity", key(80), Frontend{Select: ClientHash}, ""},
 		{"draining family", key(80), Frontend{Backends: []Backend{{Draining: []netip.AddrPort{netip.MustParseAddrPort("[fd00::1]:80")}}}}, "other address family"},
 		{"draining", key(80), Frontend{Backends: []Backend{{Draining: make([]netip.AddrPort, 1)}}}, "not one plain address"},
+		{"lingering", key(80), Frontend{Backends: []Backend{{Lingering: make([]netip.AddrPort, 1)}}}, "not one plain address"},
 		{"endpoint", key(80), Frontend{Backends: []Backend{{Endpoints: []Endpoint{{}}}}}, "not one plain address"},
 	}
 	for _, tt := range tests {

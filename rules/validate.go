@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Validate reports everything in the State that no backend could program. The
@@ -57,7 +58,7 @@ func Validate(key FrontendKey, f *Frontend) error {
 		for _, e := range b.Endpoints {
 			address(b.Ref, e.Addr)
 		}
-		for _, e := range b.Draining {
+		for _, e := range slices.Concat(b.Draining, b.Lingering) {
 			address(b.Ref, e)
 		}
 	}

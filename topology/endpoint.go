@@ -54,6 +54,7 @@ type usedPort struct {
 type portEndpoints struct {
 	endpoints []rules.Endpoint
 	draining  []netip.AddrPort
+	lingering []netip.AddrPort
 }
 
 // newServiceEndpoints takes the slices in the order of their names, so that the

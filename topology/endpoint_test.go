@@ -125,7 +125,7 @@ func TestEndpoints(t *testing.T) {
 		{
 			"not ready",
 			[]*discoveryv1.EndpointSlice{with(slice("a", 80, "10.0.0.1"), conditions(no, no, no)), slice("b", 80, "10.0.0.2")},
-			[]string{"10.0.0.2:80"},
+			[]string{"10.0.0.2:80", "10.0.0.1:80 lingering"},
 			nil,
 		},
 		{
@@ -139,7 +139,7 @@ func TestEndpoints(t *testing.T) {
 			[]*discoveryv1.EndpointSlice{
 				with(slice("a", 80, "10.0.0.1"), conditions(no, yes, yes)), with(slice("b", 80, "10.0.0.2"), conditions(no, no, yes)), slice("c", 80, "fd00::1"),
 			},
-			[]string{"10.0.0.1:80", "[fd00::1]:80"},
+			[]string{"10.0.0.1:80", "10.0.0.2:80 lingering", "[fd00::1]:80"},
 			nil,
 		},
 		{
@@ -181,6 +181,9 @@ func TestEndpoints(t *testing.T) {
 				}
 				for _, addr := range port.draining {
 					got = append(got, addr.String()+" draining")
+				}
+				for _, addr := range port.lingering {
+					got = append(got, addr.String()+" lingering")
 				}
 			}
 			s.endpoints(node, usedPort{portKey: portKey{"other", rules.UDP}}) // must not repeat the warnings

@@ -77,11 +77,11 @@ func merge(candidates []candidate) []candidate {
 	return merged
 }
 
-// choose decides which endpoints of a family get new flows and which only go on
-// with those they have. As kube-proxy does (CategorizeEndpoints of 1.34): ready
-// ones; where there is none, those that are terminating but still serving. Of
-// these only the node's own with externalTrafficPolicy Local; otherwise, while
-// some endpoint is ready, those that the hints name for this node or its zone.
+// choose decides which endpoints of a family get new flows, which only go on with
+// those they have, and which do not serve. As kube-proxy does (CategorizeEndpoints
+// of 1.34): ready ones; where there is none, those that are terminating but still
+// serving. Of these only the node's own with externalTrafficPolicy Local; otherwise,
+// while some endpoint is ready, those that the hints name for this node or its zone.
 func choose(candidates []candidate, localOnly bool) portEndpoints {
 	near := traits(0)
 	switch {
@@ -103,6 +103,8 @@ func choose(candidates []candidate, localOnly bool) portEndpoints {
 			chosen.endpoints = append(chosen.endpoints, c.Endpoint)
 		case c.traits.has(serving):
 			chosen.draining = append(chosen.draining, c.Addr)
+		default:
+			chosen.lingering = append(chosen.lingering, c.Addr)
 		}
 	}
 	return chosen

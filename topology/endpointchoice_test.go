@@ -49,7 +49,8 @@ func described(name string, descriptions ...string) *discoveryv1.EndpointSlice {
 	return s
 }
 
-// lastBytes are the endpoints for new flows, "|", the draining ones.
+// lastBytes are the endpoints for new flows, "|", the draining ones and, if there are
+// any, "|", the lingering ones.
 func lastBytes(p portEndpoints) string {
 	var words []string
 	for _, e := range p.endpoints {
@@ -57,6 +58,12 @@ func lastBytes(p portEndpoints) string {
 	}
 	words = append(words, "|")
 	for _, addr := range p.draining {
+		words = append(words, fmt.Sprint(addr.Addr().As4()[3]))
+	}
+	if len(p.lingering) > 0 {
+		words = append(words, "|")
+	}
+	for _, addr := range p.lingering {
 		words = append(words, fmt.Sprint(addr.Addr().As4()[3]))
 	}
 	return strings.Join(words, " ")
@@ -70,10 +77,10 @@ func TestEndpointsForNewFlows(t *testing.T) {
 	}{
 		{"none", nil, "|", "|"},
 		{"what is not said means ready", []string{"unsaid node=n1"}, "1 |", "1 |"},
-		{"ready before terminating", []string{"ready node=n1", "not-ready terminating node=n1", "gone terminating node=n1"}, "1 | 2", "1 | 2"},
+		{"ready before terminating", []string{"ready node=n1", "not-ready terminating node=n1", "gone terminating node=n1"}, "1 | 2 | 3", "1 | 2 | 3"},
 		{"ready though terminating, as publishNotReadyAddresses makes them", []string{"ready terminating node=n1"}, "1 |", "1 |"},
-		{"terminating but serving where none is ready", []string{"not-ready terminating node=n1", "gone", "not-ready node=n1"}, "1 | 3", "1 | 3"},
-		{"nobody serves", []string{"gone", "gone terminating node=n1"}, "|", "|"},
+		{"terminating but serving where none is ready", []string{"not-ready terminating node=n1", "gone", "not-ready node=n1"}, "1 | 3 | 2", "1 | 3 | 2"},
+		{"nobody serves", []string{"gone", "gone terminating node=n1"}, "| | 1 2", "| | 1 2"},
 		{"not ready is no reason to take it, serving or not", []string{"not-ready node=n1"}, "| 1", "| 1"},
 
 		{"Local takes those of this node", []string{"ready node=n1", "ready node=n2", "ready"}, "1 2 3 |", "1 | 2 3"},
@@ -170,13 +177,16 @@ func FuzzEndpoints(f *testing.F) {
 		if want := spelledOut(given.Endpoints, node, localOnly); lastBytes(got) != want {
 			t.Errorf("%q (local only %t, zone %q): %s, want %s", descriptions, localOnly, node.Zone, lastBytes(got), want)
 		}
+		all := slices.Concat(got.draining, got.lingering)
 		for _, e := range got.endpoints {
-			if slices.Contains(got.draining, e.Addr) {
-				t.Errorf("%s is in both lists", e.Addr)
-			}
+			all = append(all, e.Addr)
 		}
-		if !slices.IsSortedFunc(got.draining, netip.AddrPort.Compare) {
-			t.Errorf("draining %v", got.draining)
+		slices.SortFunc(all, netip.AddrPort.Compare)
+		if len(slices.Compact(all)) != len(given.Endpoints) {
+			t.Errorf("not in one list each: %+v", got)
+		}
+		if !slices.IsSortedFunc(got.draining, netip.AddrPort.Compare) || !slices.IsSortedFunc(got.lingering, netip.AddrPort.Compare) {
+			t.Errorf("draining %v, lingering %v", got.draining, got.lingering)
 		}
 	})
 }
@@ -224,6 +234,12 @@ func spelledOut(endpoints []discoveryv1.Endpoint, node Node, localOnly bool) str
 	words = append(words, "|")
 	for _, e := range endpoints {
 		if !taken[number(e)] && (isReady(e) || isServing(e)) {
+			words = append(words, number(e))
+		}
+	}
+	if rest := filter(endpoints, func(e discoveryv1.Endpoint) bool { return !isReady(e) && !isServing(e) }); len(rest) > 0 {
+		words = append(words, "|")
+		for _, e := range rest {
 			words = append(words, number(e))
 		}
 	}

@@ -208,7 +208,7 @@ func (f *Forwarder) frontend(l *Listener, protocol rules.Protocol, family family
 		backend := rules.Backend{Ref: ref.Service.String(), Weight: uint32(ref.Weight)}
 		if s := f.services[ref.Service]; s != nil && ref.Valid {
 			port := s.endpoints(f.node, usedPort{portKey{ref.PortName, protocol}, ref.LocalOnly})[family]
-			backend.Endpoints, backend.Draining = port.endpoints, port.draining
+			backend.Endpoints, backend.Draining, backend.Lingering = port.endpoints, port.draining, port.lingering
 		}
 		frontend.Backends = append(frontend.Backends, backend)
 	}
@@ -242,7 +242,8 @@ func ownerOf(l *Listener) rules.Owner {
 
 func sameFrontend(a, b *rules.Frontend) bool {
 	return a.Owner == b.Owner && a.Select == b.Select && slices.EqualFunc(a.Backends, b.Backends, func(x, y rules.Backend) bool {
-		return x.Ref == y.Ref && x.Weight == y.Weight && slices.Equal(x.Endpoints, y.Endpoints) && slices.Equal(x.Draining, y.Draining)
+		return x.Ref == y.Ref && x.Weight == y.Weight && slices.Equal(x.Endpoints, y.Endpoints) &&
+			slices.Equal(x.Draining, y.Draining) && slices.Equal(x.Lingering, y.Lingering)
 	})
 }
 

@@ -93,19 +93,21 @@ func TestForwarderEndpointChangeRenewsOnlyItsFrontends(t *testing.T) {
 	}
 }
 
-// TestForwarderDrainingIsAChange: repair of UDP flows reads Draining, so a Frontend
-// is new when nothing else of it changed.
-func TestForwarderDrainingIsAChange(t *testing.T) {
+// TestForwarderLeavingIsAChange: repair of UDP flows reads Draining, and the guard
+// against invalid packets Lingering, so a Frontend is new when nothing else changed.
+func TestForwarderLeavingIsAChange(t *testing.T) {
 	f := forwarderOf(graphOf(2))
 	for step, tt := range []struct {
-		endpoints []string
-		draining  string
-		changed   bool
+		endpoints           []string
+		draining, lingering string
+		changed             bool
 	}{
-		{[]string{"ready"}, "", true},
-		{[]string{"ready", "not-ready terminating"}, "10.0.0.2:80", true},
-		{[]string{"ready", "not-ready"}, "10.0.0.2:80", false},
-		{[]string{"ready", "gone"}, "", true},
+		{[]string{"ready"}, "[]", "[]", true},
+		{[]string{"ready", "not-ready terminating"}, "[10.0.0.2:80]", "[]", true},
+		{[]string{"ready", "not-ready"}, "[10.0.0.2:80]", "[]", false},
+		{[]string{"ready", "gone"}, "[]", "[10.0.0.2:80]", true},
+		{[]string{"ready", "gone terminating"}, "[]", "[10.0.0.2:80]", false},
+		{[]string{"ready"}, "[]", "[]", true},
 	} {
 		before := f.State()
 		f.SetEndpointSlices(named("s0"), []*discoveryv1.EndpointSlice{described("a", tt.endpoints...)})
@@ -114,8 +116,9 @@ func TestForwarderDrainingIsAChange(t *testing.T) {
 			t.Errorf("step %d: changes %v", step, changes)
 		}
 		backend := f.State().Frontend(frontendKey(nodeV4, 8000)).Backends[0]
-		if got := strings.Trim(fmt.Sprint(backend.Draining), "[]"); got != tt.draining || len(backend.Endpoints) != 1 {
-			t.Errorf("step %d: draining %q, want %q; endpoints %v", step, got, tt.draining, backend.Endpoints)
+		if fmt.Sprint(backend.Draining) != tt.draining || fmt.Sprint(backend.Lingering) != tt.lingering || len(backend.Endpoints) != 1 {
+			t.Errorf("step %d: draining %s, want %s; lingering %s, want %s; endpoints %v",
+				step, backend.Draining, tt.draining, backend.Lingering, tt.lingering, backend.Endpoints)
 		}
 	}
 }

@@ -209,6 +209,9 @@ func renderFrontend(f *rules.Frontend) goldenFrontend {
 		if len(b.Draining) > 0 {
 			line += fmt.Sprintf("; draining %v", b.Draining)
 		}
+		if len(b.Lingering) > 0 {
+			line += fmt.Sprintf("; lingering %v", b.Lingering)
+		}
 		rendered.Backends = append(rendered.Backends, line)
 	}
 	return rendered

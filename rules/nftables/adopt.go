@@ -198,7 +198,7 @@ func (r *reader) read(id setID, e rawElement) bool {
 func (r *reader) program(key rules.FrontendKey) *program {
 	p := r.programs[key]
 	if p == nil {
-		p = &program{}
+		p = &program{adopted: true}
 		r.programs[key] = p
 	}
 	return p

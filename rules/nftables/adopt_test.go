@@ -1,12 +1,15 @@
 package nftables
 
 import (
+	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/portway-dev/portway/rules"
 )
@@ -140,4 +143,115 @@ func TestPartialStateKeepsTheUnknown(t *testing.T) {
 	if n := mustProgram(t, p, fewer); n != 0 {
 		t.Errorf("%d operations for the same State again, want none", n)
 	}
+}
+
+// An agent that could not read the endpoints of a Frontend, or its route, keeps what a
+// former process made of it, until all is read; what it made itself it does not keep.
+func TestPartialStateKeepsWhatWorks(t *testing.T) {
+	ns, c := inNamespace(t)
+	serve(t, ns)
+	other := key("127.1.0.1 tcp 81")
+	serving := func(server int) *rules.Frontend {
+		return &rules.Frontend{Owner: owner("ns/gw", "l", "ns/r"), Backends: []rules.Backend{backend("ns/a", 1, local(serverAddr(server).String(), ""))}}
+	}
+	state := func(front, next *rules.Frontend) *rules.State {
+		next.Owner.Gateway = "ns/other"
+		return stateOf(map[rules.FrontendKey]*rules.Frontend{frontKey: front, other: next})
+	}
+	answers := func(port uint16, want int) {
+		t.Helper()
+		got, err := ask(ns, netip.MustParseAddr("127.3.0.1"), netip.AddrPortFrom(frontKey.Addr, port))
+		switch {
+		case want < 0 && !errors.Is(err, unix.ECONNREFUSED):
+			t.Errorf("port %d: server %d, %v, want that it is refused", port, got, err)
+		case want >= 0 && (err != nil || got != want):
+			t.Errorf("port %d: server %d, %v, want %d", port, got, err, want)
+		}
+	}
+	for name, unread := range map[string]*rules.Frontend{
+		"no endpoint": {Owner: owner("ns/gw", "l", "ns/r"), Backends: []rules.Backend{backend("ns/a", 1), backend("ns/b", 0, local(serverAddr(5).String(), ""))}},
+		"no route":    {Owner: owner("ns/gw", "l", "")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mustProgram(t, newProgrammer(t, c), state(serving(0), serving(1)))
+			p := newProgrammer(t, c)
+			kept := func(s *rules.State) {
+				t.Helper()
+				results, err := p.Program(t.Context(), s)
+				if !errors.Is(err, errKept) || !errors.Is(results.Errors["ns/gw"], errKept) || len(results.Errors) != 1 {
+					t.Errorf("%v, errors %v", err, results.Errors)
+				}
+				if diff := cmp.Diff(map[string]string{"ns/other": "d"}, results.Committed); diff != "" {
+					t.Errorf("committed (-want +got):\n%s", diff)
+				}
+				answers(frontKey.Port, 0)
+			}
+			before := nft(t, ns, "--handle", "list", "set", "inet", "portway", "local4")
+			partial := state(unread, serving(1)).AsPartial()
+			kept(partial)
+			kept(partial)
+			if diff := cmp.Diff(before, nft(t, ns, "--handle", "list", "set", "inet", "portway", "local4")); diff != "" {
+				t.Errorf("local4 (-before +after):\n%s", diff)
+			}
+
+			// What this process found endpoints for is refused without, also when read back.
+			without := serving(1)
+			without.Backends[0].Endpoints = nil
+			if err := p.disconnect(); err != nil {
+				t.Fatal(err)
+			}
+			p.synced = false
+			kept(state(unread, without).AsPartial())
+			answers(other.Port, -1)
+
+			s := rules.NewState(map[rules.FrontendKey]*rules.Frontend{frontKey: unread, other: without}, map[string]string{"ns/gw": "d", "ns/other": "d"})
+			mustProgram(t, p, s)
+			answers(frontKey.Port, -1)
+			checkKernel(t, c, s)
+
+			mustProgram(t, p, state(serving(0), serving(1)))
+			p.synced = false
+			mustProgram(t, p, s.AsPartial()) // it was told everything once
+			answers(frontKey.Port, -1)
+		})
+	}
+}
+
+// The same pointer in the first complete State is looked at again.
+func TestCompleteStateEndsWhatIsKept(t *testing.T) {
+	_, c := inNamespace(t)
+	all := benchState(3)
+	mustProgram(t, newProgrammer(t, c), all)
+	p := newProgrammer(t, c)
+	s := all.Apply(map[rules.FrontendKey]*rules.Frontend{benchKey(1): benchFrontend(1, 0, 0)}, nil)
+	if _, err := p.Program(t.Context(), s.AsPartial()); !errors.Is(err, errKept) {
+		t.Errorf("%v, want that it is kept", err)
+	}
+	checkKernel(t, c, all)
+	mustProgram(t, p, s)
+	checkKernel(t, c, s)
+}
+
+// A Frontend that cannot be programmed after the table was read back keeps with its rules
+// the members that they need, and no other Frontend's members stay for it afterwards.
+func TestUnprogrammableFrontendKeepsItsMembers(t *testing.T) {
+	_, c := inNamespace(t)
+	s := benchState(3)
+	mustProgram(t, newProgrammer(t, c), s)
+	bad := benchFrontend(1, 0, 2)
+	bad.Backends[0].Weight = rules.MaxWeight + 1
+	fewer := s.Apply(map[rules.FrontendKey]*rules.Frontend{benchKey(2): nil}, nil)
+	count := func() [3]int { return [3]int{count(t, c, endpoints4), count(t, c, local4), count(t, c, hairpin4)} }
+	before := count()
+	p := newProgrammer(t, c)
+	for range 2 {
+		if _, err := p.Program(t.Context(), fewer.Apply(map[rules.FrontendKey]*rules.Frontend{benchKey(1): bad}, nil)); err == nil {
+			t.Fatal("no error")
+		}
+		if got := count(); got != before {
+			t.Errorf("%d members, want %d", got, before)
+		}
+	}
+	mustProgram(t, p, fewer)
+	checkKernel(t, c, fewer)
 }

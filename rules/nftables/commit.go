@@ -112,6 +112,9 @@ func (p *pass) reconnect() error {
 func (p *pass) settle(pl *plan, holds *program) {
 	p.kernel.members.replace(pl.was, holds)
 	pl.was = holds
+	if p.own != nil {
+		p.own[pl.key] = struct{}{}
+	}
 	if holds == nil {
 		delete(p.kernel.programs, pl.key)
 		return
@@ -121,14 +124,17 @@ func (p *pass) settle(pl *plan, holds *program) {
 
 // tidy deletes what nothing leads to any more, in a commit behind the one that
 // made it so, and for a Frontend that is not committed nothing. What this process
-// knows nothing of stays while the State is partial: something may lead there.
+// knows nothing of stays while the State is partial: something may lead there. So do
+// the members that nobody seems to need while rules are kept that may need them.
 func (p *pass) tidy() error {
 	var ops []op
 	for _, pl := range p.sweeps {
 		ops = append(ops, pl.sweep...)
 	}
 	if !p.state.Partial() {
-		ops = append(ops, p.kernel.members.unused()...)
+		if !p.keepsAdopted() {
+			ops = append(ops, p.kernel.members.unused()...)
+		}
 		ops = append(ops, p.kernel.foreign...)
 	}
 	err := p.connect()
@@ -152,6 +158,17 @@ func (p *pass) tidy() error {
 	}
 	p.kernel.foreign, p.kernel.chains, p.kernel.sets = nil, nil, nil
 	return nil
+}
+
+// keepsAdopted reports whether a Frontend keeps rules that were read back: which members
+// they need is not known.
+func (p *pass) keepsAdopted() bool {
+	for key := range p.pending {
+		if was := p.kernel.programs[key]; was != nil && was.adopted {
+			return true
+		}
+	}
+	return false
 }
 
 // replacedBy reports whether the operation deletes the element that the next one

@@ -22,6 +22,8 @@ type program struct {
 	slots []rules.Slot
 	// members are its elements of the sets that tell of endpoints, without duplicates.
 	members []member
+	// adopted programs are read back from the kernel, which does not tell their members.
+	adopted bool
 }
 
 // compile makes the program of a Frontend. previous are the slots that the kernel
@@ -65,6 +67,9 @@ func (p *program) wants() func(rules.Slot) bool {
 		return wanted[s.Endpoint.Addr]
 	}
 }
+
+// refuses reports whether all new flows are refused.
+func (p *program) refuses() bool { return p.listener == chainRefuse }
 
 // live returns a slot with an endpoint, at i or behind it.
 func (p *program) live(i int) (rules.Slot, bool) {

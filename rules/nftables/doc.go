@@ -58,7 +58,8 @@
 // operation. The first Program of a process replaces the rules of those chains that
 // are not as they should be, reads the elements back and then changes only what
 // differs. Any failure has the next Program do the same. Frontends that no State of
-// the process named go with the first State that is not partial. A table that
+// the process named go with the first State that is not partial, and until then those
+// without an endpoint keep what a former process made of them. A table that
 // somebody deleted or replaced is noticed by its handle, or by ENOENT, and made anew
 // within the same Program. So are rules, by their fingerprints, which are read only
 // when somebody else committed to the namespace, those of the ladder only by a
@@ -87,7 +88,10 @@
 //     lost acknowledgements are a failure and no refusal (TestLostAnswersAreNoticed,
 //     TestSocketErrorIsNoRefusal), and a Frontend that cannot be programmed keeps no
 //     other (TestRefusedFrontendBlocksNoOther).
-//   - A partial State sweeps nothing it does not know (TestPartialStateKeepsTheUnknown).
+//   - A partial State sweeps nothing it does not know (TestPartialStateKeepsTheUnknown), and
+//     after a restart refuses nothing that works (TestPartialStateKeepsWhatWorks).
+//   - What cannot be programmed after the table was read back works as before
+//     (TestUnprogrammableFrontendKeepsItsMembers).
 //   - A table that others deleted comes back (TestTableDeletedByAStranger), and so do
 //     rules of it (TestRulesFlushedByAStranger). What they or a former version left in
 //     ours goes (TestAdoptSweepsLeftovers, TestAdoptRepairsComments); a table of our
@@ -97,11 +101,13 @@
 //     (TestClientsAreRefusedByDraw).
 //   - What an endpoint sends and conntrack finds invalid goes nowhere, and what others
 //     send passes (TestInvalidSegmentsOfEndpointsEndHere).
+//   - The mark is the configured one, in whatever chain (TestFlowsCarryTheConfiguredMark).
 //   - What the kernel no longer holds is told once (TestResultsNameWhatIsRemoved).
 //   - Without the kernel's features or the right to use them, New says in one
 //     sentence what is missing (TestProbeSaysWhatIsMissing,
 //     TestProbeNamesTheFeatureAndTheKernel), and tries it where it counts
 //     (TestProbeTriesInTheHook). Without reject all else works (TestWithoutReject).
 //   - Cleanup removes our table only (TestCleanupLeavesOthersAlone), and to probe the
-//     kernel touches none (TestProbeLeavesOthersAlone).
+//     kernel touches none (TestProbeLeavesOthersAlone) but what a killed probe left
+//     (TestWhatAProbeLeftIsRemoved).
 package nftables

@@ -125,11 +125,8 @@ func TestInvalidSegmentsOfEndpointsEndHere(t *testing.T) {
 	c := DefaultConfig()
 	c.NetNS = lab.Node.Handle()
 	p := newProgrammer(t, c)
-	serving := func(e rules.Endpoint, draining ...netip.AddrPort) *rules.State {
-		b := rules.Backend{Ref: "ns/a", Weight: 1, Draining: draining}
-		if e.Addr.IsValid() {
-			b.Endpoints = []rules.Endpoint{e}
-		}
+	with := func(b rules.Backend) *rules.State {
+		b.Ref, b.Weight = "ns/a", 1
 		return stateOf(map[rules.FrontendKey]*rules.Frontend{
 			{Addr: front.Addr(), Protocol: rules.TCP, Port: front.Port()}: {Owner: owner("ns/gw", "l", "ns/r"), Backends: []rules.Backend{b}},
 		})
@@ -147,7 +144,8 @@ func TestInvalidSegmentsOfEndpointsEndHere(t *testing.T) {
 	}{
 		{name: "local", endpoint: near.Namespace, at: nearAt, to: front, local: true, client: lab.Client},
 		{name: "local, unruled", endpoint: near.Namespace, at: nearAt, to: front, local: true, unruled: true, client: lab.Client, seen: true, reset: true},
-		{name: "draining", endpoint: near.Namespace, at: nearAt, to: front, local: true, later: serving(rules.Endpoint{}, nearAt), client: lab.Client},
+		{name: "draining", endpoint: near.Namespace, at: nearAt, to: front, local: true, later: with(rules.Backend{Draining: []netip.AddrPort{nearAt}}), client: lab.Client},
+		{name: "lingering", endpoint: near.Namespace, at: nearAt, to: front, local: true, later: with(rules.Backend{Lingering: []netip.AddrPort{nearAt}}), client: lab.Client},
 		{name: "remote", endpoint: far.Namespace, at: farAt, to: front, client: lab.Client},
 		{name: "remote, unruled", endpoint: far.Namespace, at: farAt, to: front, unruled: true, client: lab.Client, reset: true},
 		{name: "host network", endpoint: lab.Node, at: host, to: front, local: true, client: lab.Client},
@@ -157,9 +155,9 @@ func TestInvalidSegmentsOfEndpointsEndHere(t *testing.T) {
 		{name: "no endpoint of ours", endpoint: near.Namespace, at: foreign, to: foreign, client: lab.Client, seen: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			mustProgram(t, p, serving(rules.Endpoint{Addr: nearAt, Local: true}))
+			mustProgram(t, p, with(rules.Backend{Endpoints: []rules.Endpoint{{Addr: nearAt, Local: true}}}))
 			if test.at != foreign {
-				mustProgram(t, p, serving(rules.Endpoint{Addr: test.at, Local: test.local}))
+				mustProgram(t, p, with(rules.Backend{Endpoints: []rules.Endpoint{{Addr: test.at, Local: test.local}}}))
 			}
 			if test.unruled {
 				nft(t, lab.Node, "flush", "chain", "inet", "portway", "invalid")

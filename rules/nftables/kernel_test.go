@@ -145,10 +145,9 @@ func (w world) frontend(k rules.FrontendKey) *rules.Frontend {
 			}
 			one.Endpoints = append(one.Endpoints, rules.Endpoint{Addr: netip.AddrPortFrom(addr, 8080), Name: fmt.Sprintf("pod-%d", e), Local: e%2 == w.IntN(8)%2})
 		}
-		for range w.IntN(2) {
-			last := len(one.Endpoints) - 1
-			if last >= 0 {
-				one.Draining = append(one.Draining, one.Endpoints[last].Addr)
+		for _, left := range []*[]netip.AddrPort{&one.Draining, &one.Lingering} {
+			if last := len(one.Endpoints) - 1; last >= 0 && w.IntN(2) == 0 {
+				*left = append(*left, one.Endpoints[last].Addr)
 				one.Endpoints = one.Endpoints[:last]
 			}
 		}

@@ -38,7 +38,8 @@ func (m member) compare(o member) int {
 }
 
 // membersOf returns what a Frontend needs in the sets, in order, without duplicates.
-// An endpoint that gets no new flow, as it drains or has no weight, may have old ones.
+// An endpoint that gets no new flow, as it drains, lingers or has no weight, may have old
+// ones, whose late packets are the likeliest to be invalid.
 func membersOf(key rules.FrontendKey, f *rules.Frontend) []member {
 	var out []member
 	add := func(set setID, addr netip.Addr, protocol rules.Protocol, port uint16) {
@@ -54,8 +55,10 @@ func membersOf(key rules.FrontendKey, f *rules.Frontend) []member {
 				add(hairpin4, e.Addr.Addr(), 0, 0)
 			}
 		}
-		for _, addr := range b.Draining {
-			add(endpoints4, addr.Addr(), key.Protocol, addr.Port())
+		for _, addrs := range [...][]netip.AddrPort{b.Draining, b.Lingering} {
+			for _, addr := range addrs {
+				add(endpoints4, addr.Addr(), key.Protocol, addr.Port())
+			}
 		}
 	}
 	slices.SortFunc(out, member.compare)

@@ -15,6 +15,7 @@ func TestMembersOf(t *testing.T) {
 		backend("ns/b", 1, local("10.0.0.1:80", ""), local("10.0.0.1:81", "")), // the same again, and its other port
 		backend("ns/no-weight", 0, endpoint("10.0.1.2:80", "")),
 		{Ref: "ns/draining", Weight: 1, Draining: []netip.AddrPort{netip.MustParseAddrPort("10.0.0.3:80")}},
+		{Ref: "ns/lingering", Weight: 1, Lingering: []netip.AddrPort{netip.MustParseAddrPort("10.0.0.4:80")}},
 	}}
 	var got []string
 	for _, id := range membersOf(key("192.0.2.1 tcp 8080"), f) {
@@ -22,7 +23,7 @@ func TestMembersOf(t *testing.T) {
 	}
 	want := []string{
 		"add endpoints4 10.0.0.1 tcp 80", "add endpoints4 10.0.0.1 tcp 81", "add endpoints4 10.0.0.3 tcp 80",
-		"add endpoints4 10.0.1.1 tcp 80", "add endpoints4 10.0.1.2 tcp 80",
+		"add endpoints4 10.0.0.4 tcp 80", "add endpoints4 10.0.1.1 tcp 80", "add endpoints4 10.0.1.2 tcp 80",
 		"add local4 10.0.0.1", "add hairpin4 10.0.0.1",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -38,7 +38,9 @@ func (p *pass) run() error {
 		p.Programmer.state = nil
 	}
 	keys := p.changes()
-	p.Programmer.state = p.state
+	if p.Programmer.state = p.state; !p.state.Partial() {
+		p.own = nil
+	}
 	clear(p.pending)
 	p.sweeps, p.splits = nil, maxSplits
 	idle := len(keys) == 0 && p.kernel.clean()
@@ -104,8 +106,8 @@ func (p *pass) sweepsUnknown() bool {
 	return !p.state.Partial() && (last == nil || last.Partial())
 }
 
-// plans compiles and compares. What no kernel could program is left out, and its
-// old rules stay.
+// plans compiles and compares. What no kernel could program is left out, and so is what
+// a former process knew better; their old rules stay.
 func (p *pass) plans(keys []rules.FrontendKey) []*plan {
 	plans := make([]*plan, 0, len(keys))
 	for _, key := range keys {
@@ -121,12 +123,30 @@ func (p *pass) plans(keys []rules.FrontendKey) []*plan {
 				previous = was.slots
 			}
 			now = compile(key, f, previous)
+			if p.knewBetter(key, was, now) {
+				p.fail(key, errKept)
+				continue
+			}
 		}
 		if was != nil || now != nil {
 			plans = append(plans, newPlan(key, was, now))
 		}
 	}
 	return plans
+}
+
+// errKept says why a Frontend is not as the State wants it.
+var errKept = errors.New("its rules from before the restart are kept: no endpoint of it is known, and not everything could be read yet")
+
+// knewBetter reports whether a former process found endpoints for a Frontend that has none
+// now, while all that this process was told is known to lack something.
+func (p *pass) knewBetter(key rules.FrontendKey, was, now *program) bool {
+	if p.own == nil || !now.refuses() || !was.serves() {
+		return false
+	}
+	_, own := p.own[key]
+	_, live := was.live(0)
+	return !own && live && was.listener != chainForeign && !was.refuses()
 }
 
 // verify looks whether anybody else changed the ruleset of the namespace since our

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"slices"
 
 	"github.com/google/nftables"
@@ -41,7 +42,7 @@ type prober func(Config, []feature) error
 
 // Probe reports, in one sentence, what the kernel or our rights lack: an UnableError, or
 // os.ErrPermission. It makes a table, of a name that nobody else has and with rules that
-// no packet matches, and deletes it at once.
+// no packet matches, and deletes it at once, with those that a probe left which was killed.
 func Probe(c Config) error {
 	_, err := probe(c, try)
 	return err
@@ -49,7 +50,8 @@ func Probe(c Config) error {
 
 // probe returns the features that are missing and that the rules can do without.
 func probe(c Config, try prober) (missing []feature, err error) {
-	c.Table = fmt.Sprintf("%s-probe-%016x", c.Table, rand.Uint64())
+	_ = sweepProbes(c) // what is left does no harm, and what is wrong shows now or at Cleanup
+	c.Table = fmt.Sprintf("%s%016x", probePrefix(c), rand.Uint64())
 	all := features(c)
 	if try(c, all) == nil {
 		return nil, nil
@@ -65,6 +67,38 @@ func probe(c Config, try prober) (missing []feature, err error) {
 		}
 	}
 	return missing, nil
+}
+
+func probePrefix(c Config) string { return c.Table + "-probe-" }
+
+// sweepProbes deletes the tables of probes that were killed between their two commits.
+// One whose probe is still at work loses nothing: what it asked is answered by then.
+func sweepProbes(c Config) error {
+	q, err := openQuery(c)
+	if err != nil {
+		return err
+	}
+	names, err := q.tables()
+	errs := []error{err, q.Close()}
+	ours := regexp.MustCompile("^" + regexp.QuoteMeta(probePrefix(c)) + "[0-9a-f]{16}$")
+	for _, name := range names {
+		if ours.MatchString(name) {
+			errs = append(errs, deleteTable(c, name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func deleteTable(c Config, name string) error {
+	conn, err := openConn(c)
+	if err != nil {
+		return err
+	}
+	conn.DelTable(&nftables.Table{Name: name, Family: nftables.TableFamilyINet})
+	if err = conn.Flush(); errors.Is(err, unix.ENOENT) {
+		err = nil // somebody else was quicker
+	}
+	return errors.Join(err, conn.CloseLasting())
 }
 
 func probeError(f feature, err error) error {
@@ -114,8 +148,7 @@ func try(c Config, features []feature) error {
 	if err := conn.Flush(); err != nil {
 		return errors.Join(err, conn.CloseLasting())
 	}
-	conn.DelTable(table)
-	return errors.Join(conn.Flush(), conn.CloseLasting())
+	return errors.Join(conn.CloseLasting(), deleteTable(c, c.Table))
 }
 
 func features(c Config) []feature {
@@ -172,7 +205,7 @@ func features(c Config) []feature {
 		},
 		{
 			name: "reject in nat prerouting", cure: "Linux ≥ 5.9 with CONFIG_NFT_REJECT_INET, module nft_reject_inet",
-			without: "TCP clients that are to be refused get no answer and time out",
+			without: "TCP clients that are to be refused get no answer and time out, but where only a share is refused each SYN they send again is drawn anew, so that of k SYNs all are refused with about share^k",
 			add:     rule(resetTCP(), preroutingChain, outputChain),
 		},
 	}

@@ -158,6 +158,35 @@ func TestProbeSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
+// A probe that was killed between its two commits leaves a table: the next one removes it,
+// and so does Cleanup. What is only named alike stays.
+func TestWhatAProbeLeftIsRemoved(t *testing.T) {
+	ns, c := inNamespace(t)
+	const left = "portway-probe-0123456789abcdef"
+	for _, name := range []string{"inet portway-probe-", "inet " + left + "0", "inet portway-probe-0123456789abcdeg", "inet other-" + left, "ip " + left} {
+		nft(t, ns, "add table "+name)
+	}
+	leave := func() {
+		nft(t, ns, "add table inet "+left+"; add chain inet "+left+" c { type nat hook output priority 0; }")
+	}
+	before := nft(t, ns, "--handle", "list", "ruleset")
+	leave()
+	p := newProgrammer(t, c)
+	if diff := cmp.Diff(before, nft(t, ns, "--handle", "list", "ruleset")); diff != "" {
+		t.Errorf("New (-before +after):\n%s", diff)
+	}
+	leave()
+	if err := p.Cleanup(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(before, nft(t, ns, "--handle", "list", "ruleset")); diff != "" {
+		t.Errorf("Cleanup (-before +after):\n%s", diff)
+	}
+	if err := deleteTable(c, left); err != nil { // somebody else was quicker
+		t.Error(err)
+	}
+}
+
 func TestProbeLeavesOthersAlone(t *testing.T) {
 	ns, c := inNamespace(t)
 	for _, command := range []string{

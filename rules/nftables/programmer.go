@@ -33,6 +33,7 @@ type Programmer struct {
 
 	// state is what the last pass was for; what it did not achieve is in pending.
 	state     *rules.State
+	own       map[rules.FrontendKey]struct{} // programmed by this process; nil, as nobody asks, since a State was complete
 	pending   map[rules.FrontendKey]failure
 	committed map[string]string
 	missed    map[rules.FrontendKey]struct{} // gone from the kernel without a commit of ours, and not yet told of
@@ -65,8 +66,9 @@ type Stats struct {
 func (p *Programmer) Stats() Stats { return p.stats }
 
 // New checks that the kernel has everything the rules cannot do without, see Probe, and
-// opens the connection. Other features may be missing, see Limitations. It changes nothing; a table that is already there goes on
-// working and is taken over by the first Program.
+// opens the connection. Other features may be missing, see Limitations. It changes nothing
+// but what a killed probe left; our table, if it is there, goes on working and is taken
+// over by the first Program.
 func New(c Config) (*Programmer, error) { return open(c, try) }
 
 func open(c Config, try prober) (*Programmer, error) {
@@ -80,7 +82,7 @@ func open(c Config, try prober) (*Programmer, error) {
 	p := &Programmer{
 		config: c, layout: newLayout(c, len(missing) == 0), kernel: newKernel(), limits: limitations(missing),
 		pending: make(map[rules.FrontendKey]failure), committed: make(map[string]string),
-		missed: make(map[rules.FrontendKey]struct{}),
+		missed: make(map[rules.FrontendKey]struct{}), own: make(map[rules.FrontendKey]struct{}),
 	}
 	p.encoder.sets = &p.layout.sets
 	if err := p.connect(); err != nil {
@@ -126,10 +128,14 @@ func (p *Programmer) disconnect() error {
 // Close closes the connection. The rules stay and go on working.
 func (p *Programmer) Close() error { return p.disconnect() }
 
-// Cleanup removes our table, and nothing else. It succeeds when there is none.
+// Cleanup removes our table and what a killed probe left, and nothing else. It succeeds
+// when there is none.
 func (p *Programmer) Cleanup(ctx context.Context) error {
 	if err := p.cleanup(ctx); err != nil {
 		return fmt.Errorf("nftables: remove table inet %s: %w", p.config.Table, err)
+	}
+	if err := sweepProbes(p.config); err != nil {
+		return fmt.Errorf("nftables: remove tables that a probe left: %w", err)
 	}
 	p.synced, p.kernel = false, newKernel()
 	clear(p.missed)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"os/exec"
 	"regexp"
@@ -75,6 +76,8 @@ func TestTouchesOnlyTheDifference(t *testing.T) {
 	replaced.Backends[0].Endpoints[3] = benchFrontend(1, 21, 1).Backends[0].Endpoints[0]
 	renamed := benchFrontend(1, 0, 10)
 	renamed.Owner.Route = "other/route"
+	lingering := benchFrontend(1, 0, 10)
+	lingering.Backends[0].Lingering = []netip.AddrPort{netip.MustParseAddrPort("10.255.0.1:80")}
 	mustProgram(t, p, base)
 	for _, step := range []struct {
 		name string
@@ -84,6 +87,8 @@ func TestTouchesOnlyTheDifference(t *testing.T) {
 		{"new listener", benchFrontend(1, 0, 10), 1 + 10},
 		{"one endpoint replaced", replaced, 2 + 1}, // its element in endpoints4
 		{"back", benchFrontend(1, 0, 10), 2 + 1},
+		{"another lingers", lingering, 1},
+		{"it is gone", benchFrontend(1, 0, 10), 1},
 		{"route renamed", renamed, 2},
 		{"back", benchFrontend(1, 0, 10), 2},
 		{"one endpoint added", benchFrontend(1, 0, 11), 2 + 1 + 3}, // number 10 is local

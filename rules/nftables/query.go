@@ -98,6 +98,19 @@ func (q *query) handle() (handle uint64, ok bool, err error) {
 	return 0, false, fmt.Errorf("look for table inet %s: no answer", q.table)
 }
 
+// tables lists the tables of family inet.
+func (q *query) tables() ([]string, error) {
+	answers, err := q.ask(unix.NFT_MSG_GETTABLE, netlink.Dump)
+	if err != nil {
+		return nil, fmt.Errorf("list the tables of family inet: %w", err)
+	}
+	var names []string
+	for _, m := range answers {
+		names = append(names, text(attribute(payload(m), unix.NFTA_TABLE_NAME)))
+	}
+	return names, nil
+}
+
 // names lists the chains or the sets of our table, in the order the kernel has
 // them in.
 func (q *query) names(kind int, tableAttr, nameAttr uint16) ([]string, error) {
