@@ -37,10 +37,13 @@ type agent struct {
 	config     topology.Config
 	source     source
 	programmer programmer
+	backend    string // its name
 	addresses  func() ([]netip.Addr, error)
 	zone       func() string
 	// assign gives the Gateways their addresses.
 	assign func(map[types.NamespacedName]*gatewayv1.Gateway, []netip.Addr) map[types.NamespacedName]topology.Assignment
+	// limitations tells what works less well than it should.
+	limitations func() []string
 	// preflight tells what the host lacks to serve at these addresses.
 	preflight func([]netip.Addr) []string
 	flows     *flowSweeper  // nil: flows are left alone
@@ -64,20 +67,22 @@ type agent struct {
 	unserved  []string // likewise
 	inTheWay  []string // likewise
 	findings  []string // of preflight, last
+	limits    []string // those already logged
 }
 
 func newAgent(node string, config topology.Config, from source, to programmer, addresses func() ([]netip.Addr, error)) *agent {
 	return &agent{
 		node: node, config: config, source: from, programmer: to, addresses: addresses,
-		assign:    cluster.Assign,
-		preflight: func([]netip.Addr) []string { return nil },
-		zone:      func() string { return "" },
-		nudge:     make(chan struct{}, 1),
-		progress:  newProgress(clock.RealClock{}),
-		metrics:   newInstruments(),
-		clock:     clock.RealClock{},
-		graph:     &topology.Graph{},
-		forwarder: topology.NewForwarder(topology.Node{Name: node}),
+		assign:      cluster.Assign,
+		preflight:   func([]netip.Addr) []string { return nil },
+		limitations: func() []string { return nil },
+		zone:        func() string { return "" },
+		nudge:       make(chan struct{}, 1),
+		progress:    newProgress(clock.RealClock{}),
+		metrics:     newInstruments(),
+		clock:       clock.RealClock{},
+		graph:       &topology.Graph{},
+		forwarder:   topology.NewForwarder(topology.Node{Name: node}),
 	}
 }
 
@@ -208,6 +213,12 @@ func (a *agent) examine(ctx context.Context) {
 // found returns everything that is to be told of the host.
 func (a *agent) found(ctx context.Context) []v1alpha1.Finding {
 	var findings []v1alpha1.Finding
+	limits := a.limitations()
+	logNew(ctx, "Works less well than it should", a.limits, limits)
+	a.limits = limits
+	for _, message := range limits {
+		findings = append(findings, v1alpha1.Finding{Reason: a.limitReason(), Message: message})
+	}
 	for _, message := range a.findings {
 		findings = append(findings, v1alpha1.Finding{Reason: reasonForwarding, Message: message})
 	}
@@ -222,6 +233,14 @@ func (a *agent) found(ctx context.Context) []v1alpha1.Finding {
 	logNew(ctx, "In the way of our flows, or beside it", a.inTheWay, lines)
 	a.inTheWay = lines
 	return append(findings, list...)
+}
+
+// limitReason is the reason of limitations.
+func (a *agent) limitReason() string {
+	if a.backend == backendIPTables {
+		return reasonBackend
+	}
+	return reasonKernel
 }
 
 func (a *agent) logWarnings(ctx context.Context) {

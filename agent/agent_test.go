@@ -61,6 +61,7 @@ func (p *fakeProgrammer) Program(_ context.Context, state *rules.State) (rules.R
 func (p *fakeProgrammer) Cleanup(context.Context) error { p.cleaned = true; return p.err }
 func (p *fakeProgrammer) Close() error                  { p.closed = true; return nil }
 func (p *fakeProgrammer) Limitations() []string         { return p.limits }
+func (p *fakeProgrammer) Name() string                  { return backendNFTables }
 
 func (p *fakeProgrammer) last() *rules.State {
 	p.mu.Lock()

@@ -16,7 +16,7 @@ import (
 // cleanUp removes what is ours from the kernel, and then what says in the cluster
 // that it is there. Without a cluster there is only the kernel.
 func cleanUp(ctx context.Context, o Options, env environment) error {
-	kernel, err := env.open(o.Backend, uint32(o.CTMark))
+	kernel, err := env.open(ctx, o.Backend, uint32(o.CTMark))
 	if err != nil {
 		return err
 	}

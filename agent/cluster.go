@@ -17,7 +17,6 @@ import (
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/internal/syncloop"
-	"github.com/portway-dev/portway/rules/nftables"
 	"github.com/portway-dev/portway/topology"
 )
 
@@ -86,17 +85,15 @@ func runCluster(ctx context.Context, o Options, env environment) error {
 	if err != nil {
 		return err
 	}
-	kernel, err := env.open(o.Backend, uint32(o.CTMark))
-	var lacking *nftables.UnableError
+	kernel, err := env.open(ctx, o.Backend, uint32(o.CTMark))
 	switch {
-	case errors.As(err, &lacking):
+	case isUnable(err):
 		klog.FromContext(ctx).Error(err, "This node cannot serve Gateways; its NodeReport says so")
 		kernel = unable{err}
 	case err != nil:
 		return err
 	}
 	defer func() { _ = kernel.Close() }() // only sockets; the rules stay
-	logNew(ctx, "The rules do without something", nil, kernel.Limitations())
 	health, err := o.listenHealth()
 	if err != nil {
 		return err
@@ -136,7 +133,7 @@ func newMember(ctx context.Context, o Options, env environment, api connection, 
 		client:    api.NodeReports,
 		revisions: api.Metadata.Resource(v1alpha1.GroupVersion.WithResource("nodereports")),
 		owner:     m.self.owner,
-		describe:  description{version: o.Version, backend: backendName(o.Backend), bootID: bootID(env.sysctls), limits: kernel.Limitations()},
+		describe:  description{version: o.Version, backend: kernel.Name(), bootID: bootID(env.sysctls)},
 		fresh:     make(chan struct{}, 1),
 	}
 	m.heartbeat = &heartbeat{

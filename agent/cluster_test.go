@@ -198,8 +198,9 @@ func TestClusterServesWhileTheAPIIsAway(t *testing.T) {
 		if b.renewals() == before {
 			t.Error("no heartbeat 5 s after the API server is back")
 		}
+		b.settle(6 * time.Second) // a pause of ours, and the informer's before its next list
 		if got := endpoints(b.kernel.last().Frontend(fooKey)); got[0] != "10.0.0.9:6000" {
-			t.Errorf("endpoints %v 5 s after the API server is back", got)
+			t.Errorf("endpoints %v 11 s after the API server is back", got)
 		}
 		b.settle(10 * time.Second)
 		b.cluster.relist(t, otherIP)
@@ -291,7 +292,7 @@ func TestClusterNodeThatIsUnable(t *testing.T) {
 	prepare := func(b *clusterBench) {
 		b.cluster.createGuide(t)
 		b.kernel.closed = true // it was never open
-		b.env.open = func(string, uint32) (backend, error) {
+		b.env.open = func(context.Context, string, uint32) (backend, error) {
 			return nil, &nftables.UnableError{Feature: "random numbers in rules", Cure: "module nft_numgen", Kernel: "5.4.0", Err: unix.ENOENT}
 		}
 	}

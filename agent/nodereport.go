@@ -41,14 +41,14 @@ const apiTimeout = 10 * time.Second
 type description struct {
 	version string
 	backend string
-	bootID  string   // of the kernel; empty: not known
-	limits  []string // see backend.Limitations
+	bootID  string // of the kernel; empty: not known
 }
 
 // Reasons of findings.
 const (
 	reasonForwarding = "PacketForwarding" // of what preflight finds
 	reasonKernel     = "KernelLimitation"
+	reasonBackend    = "IPTablesLimitation"
 )
 
 // nodeReport makes what the API is told from what a pass found. It is the same for
@@ -73,7 +73,7 @@ func (d *description) nodeReport(v *view) v1alpha1.Report {
 	r.Gateways = int32(len(r.Committed))
 
 	budget := errorBudget
-	for _, finding := range d.findings(v) {
+	for _, finding := range v.findings {
 		finding.Message = truncate(finding.Message, maxFindingMessage)
 		if budget -= jsonSize(finding); budget < 0 || len(r.Findings) == maxReportFindings {
 			break
@@ -92,14 +92,6 @@ func (d *description) nodeReport(v *view) v1alpha1.Report {
 		r.Errors = append(r.Errors, failure)
 	}
 	return r
-}
-
-func (d *description) findings(v *view) []v1alpha1.Finding {
-	findings := make([]v1alpha1.Finding, 0, len(d.limits)+len(v.findings))
-	for _, message := range d.limits {
-		findings = append(findings, v1alpha1.Finding{Reason: reasonKernel, Message: message})
-	}
-	return append(findings, v.findings...)
 }
 
 func jsonSize(value any) int {

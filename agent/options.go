@@ -93,7 +93,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 		"file that the statuses are written to, as YAML, whenever they change; SIGUSR1 prints them")
 	fs.BoolVar(&o.PrintStatus, "print-status", o.PrintStatus,
 		"print the statuses whenever they change")
-	fs.StringVar(&o.Backend, "backend", o.Backend, "auto or nftables")
+	fs.StringVar(&o.Backend, "backend", o.Backend,
+		"what programs the kernel: nftables, iptables, or auto, which is nftables where the kernel has it and iptables elsewhere; what the other one left is removed")
 	fs.BoolVar(&o.Cleanup, "cleanup", o.Cleanup,
 		"remove everything this program ever put into the kernel, and nothing else, then exit; in a cluster also what this node says of it there, its NodeReport and its Lease; established connections end where nobody else translates addresses")
 	fs.BoolVar(&o.SetSysctls, "set-sysctls", o.SetSysctls,
@@ -108,11 +109,9 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 func (o *Options) Validate() error {
 	var errs []error
 	switch o.Backend {
-	case backendAuto, backendNFTables:
-	case backendIPTables:
-		errs = append(errs, errors.New("--backend iptables is not built yet; use --backend nftables"))
+	case backendAuto, backendNFTables, backendIPTables:
 	default:
-		errs = append(errs, fmt.Errorf("--backend %q: must be auto or nftables", o.Backend))
+		errs = append(errs, fmt.Errorf("--backend %q: must be auto, nftables or iptables", o.Backend))
 	}
 	if bits.OnesCount32(uint32(o.CTMark)) != 1 {
 		errs = append(errs, fmt.Errorf("--ct-mark %s: must be exactly one bit, such as 0x1000", o.CTMark.String()))

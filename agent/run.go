@@ -26,7 +26,7 @@ type environment struct {
 	out       io.Writer
 	sysctls   sysctls
 	addresses func() ([]netip.Addr, error)
-	open      func(backend string, mark uint32) (backend, error)
+	open      func(ctx context.Context, backend string, mark uint32) (backend, error)
 	// watchAddresses calls changed when the addresses may have changed, until ctx
 	// ends.
 	watchAddresses func(ctx context.Context, changed func())
@@ -94,12 +94,11 @@ func runStandalone(ctx context.Context, o Options, env environment) error {
 	if err != nil {
 		return err
 	}
-	kernel, err := env.open(o.Backend, uint32(o.CTMark))
+	kernel, err := env.open(ctx, o.Backend, uint32(o.CTMark))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = kernel.Close() }() // only sockets; the rules stay
-	logNew(ctx, "The rules do without something", nil, kernel.Limitations())
 	if err := checkHost(o, env, addresses); err != nil {
 		return err
 	}
@@ -118,11 +117,12 @@ func runStandalone(ctx context.Context, o Options, env environment) error {
 }
 
 // newAgent makes the agent of both modes.
-func (o *Options) newAgent(env environment, from source, to programmer, addresses func() ([]netip.Addr, error)) *agent {
+func (o *Options) newAgent(env environment, from source, to backend, addresses func() ([]netip.Addr, error)) *agent {
 	config := topology.DefaultConfig()
 	config.NodePorts = o.NodePorts
 	a := newAgent(o.NodeName, config, from, to, addresses)
 	a.clock, a.progress = env.clock, newProgress(env.clock)
+	a.backend, a.limitations = to.Name(), to.Limitations
 	a.zone = func() string { return o.NodeZone }
 	a.flows = newFlowSweeper(uint32(o.CTMark), o.EndTCPFlows, a.metrics)
 	a.flows.sweep = env.sweep
@@ -186,6 +186,10 @@ func (e *environment) repeat(ctx context.Context, name string, interval, least t
 	syncloop.Run(klog.NewContext(ctx, klog.LoggerWithName(klog.FromContext(ctx), name)), config, changed, pass)
 }
 
+// iptablesInterval is how long it may go unnoticed that somebody flushed our iptables
+// rules: unlike nf_tables, the kernel has no generation of them to look at.
+const iptablesInterval = 5 * time.Second
+
 // loop makes passes until ctx ends.
 func (a *agent) loop(ctx context.Context, env environment) {
 	changed := make(chan struct{}, 1)
@@ -193,7 +197,11 @@ func (a *agent) loop(ctx context.Context, env environment) {
 	relay.Go(func() { a.progress.relay(ctx, a.source.Changed(), changed) })
 	relay.Go(func() { a.progress.relay(ctx, a.nudge, changed) })
 	relay.Go(func() { env.watchAddresses(ctx, a.readdress) })
-	syncloop.Run(ctx, env.loop, changed, a.tracked)
+	config := env.loop
+	if a.backend == backendIPTables {
+		config.MaxInterval = min(config.MaxInterval, iptablesInterval)
+	}
+	syncloop.Run(ctx, config, changed, a.tracked)
 	relay.Wait()
 }
 

@@ -83,7 +83,7 @@ func testEnvironment() *started {
 	s.env = environment{
 		out: s.out, sysctls: s.sysctls, printStatus: s.print, loop: syncloop.DefaultConfig(), clock: clock.RealClock{},
 		addresses:    func() ([]netip.Addr, error) { return []netip.Addr{nodeIP}, nil },
-		open:         func(string, uint32) (backend, error) { return s.kernel, nil },
+		open:         func(context.Context, string, uint32) (backend, error) { return s.kernel, nil },
 		connect:      func(string, string) (connection, error) { return connection{}, cluster.ErrNoCluster },
 		openFirewall: func(uint32) (opener, error) { return s.firewall, nil },
 		examineHost:  func(firewall.Traffic) []firewall.Finding { return nil },
@@ -177,7 +177,9 @@ func TestRunFailsAtTheStart(t *testing.T) {
 		},
 		"no rights": {
 			func(_ *Options, s *started) {
-				s.env.open = func(string, uint32) (backend, error) { return nil, errors.New("nftables: not permitted") }
+				s.env.open = func(context.Context, string, uint32) (backend, error) {
+					return nil, errors.New("nftables: not permitted")
+				}
 			},
 			"nftables: not permitted",
 		},
@@ -304,8 +306,8 @@ func TestOptions(t *testing.T) {
 		"two reporters": {"--print-status", "--status-out and --print-status need --manifests: in a cluster the controller writes the statuses into the objects"},
 		"renewals":      {"--lease-renew-interval 10ms", "--lease-renew-interval 10ms: must be at least 1s"},
 		"good":          {"--manifests a --manifests b,c --node-name n --ct-mark 0x2000 --node-ports 22,80-90", ""},
-		"iptables":      {"--manifests a --backend iptables", "--backend iptables is not built yet; use --backend nftables"},
-		"other backend": {"--manifests a --backend ebpf", `--backend "ebpf": must be auto or nftables`},
+		"iptables":      {"--manifests a --backend iptables", ""},
+		"other backend": {"--manifests a --backend ebpf", `--backend "ebpf": must be auto, nftables or iptables`},
 		"two bits":      {"--manifests a --ct-mark 0x3", "--ct-mark 0x3: must be exactly one bit, such as 0x1000"},
 		"no mark":       {"--manifests a --ct-mark red", `invalid argument "red" for "--ct-mark" flag: "red": must be a number of 32 bits, such as 0x1000`},
 		"ports":         {"--manifests a --node-ports 90-80", `invalid argument "90-80" for "--node-ports" flag: "90-80": must be a port or a range such as 2379-2380`},

@@ -85,18 +85,21 @@ func TestDraining(t *testing.T) {
 	}
 }
 
-// emptyChain is all that another program needs to have for the kernel to go on
-// translating flows of a family.
-const emptyChain = `
+// otherChain is all that another program needs to have for the kernel to go on
+// translating flows of a family: a chain of type nat, and a rule that makes the kernel
+// track connections.
+const otherChain = `
 table %s other {
 	chain prerouting {
 		type nat hook prerouting priority dstnat;
+		ct state invalid return
 	}
 }
 `
 
 // TestCleanupAndEstablished: the kernel translates the packets of an established flow
-// only as long as any chain of type nat is left for their family. Where ours were the
+// only as long as any chain of type nat, and anything that tracks connections, is left
+// for their family. Where ours were the
 // only ones, cleaning up therefore ends what is established, with the next packet:
 // the node's own RST. Until that packet, programming again saves the flow.
 func TestCleanupAndEstablished(t *testing.T) {
@@ -115,7 +118,7 @@ func TestCleanupAndEstablished(t *testing.T) {
 			f := newClusterFixture(t, netns.PodNetwork{}, 2)
 			entry := f.Nodes[0]
 			if c.others != "" {
-				loadRules(t, entry.Namespace, fmt.Sprintf(emptyChain, c.others))
+				loadRules(t, entry.Namespace, fmt.Sprintf(otherChain, c.others))
 			}
 			for _, addr := range entry.Addrs() {
 				f.serveAll()

@@ -6,7 +6,7 @@
 //
 //	iptables, legacy and nft     one chain of our own, and one jump to it:
 //	  table filter, FORWARD        DOCKER-USER or FORWARD ── -j PORTWAY-FORWARD
-//	                               PORTWAY-FORWARD ── -m connmark --mark BIT/BIT -j ACCEPT
+//	                               PORTWAY-FORWARD ── -m connmark --mark BIT/BIT -m conntrack --ctstate DNAT -j ACCEPT
 //	everything else              a Finding: table, chain, rule and the command that cures
 //	  tables of nf_tables,
 //	  INPUT and OUTPUT

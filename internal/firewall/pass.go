@@ -30,7 +30,7 @@ type opening struct {
 }
 
 func newOpening(t *table, mark uint32) opening {
-	return opening{t, []string{"-m", "connmark", "--mark", fmt.Sprintf("%#[1]x/%#[1]x", mark), "-j", "ACCEPT"}}
+	return opening{t, []string{"-m", "connmark", "--mark", fmt.Sprintf("%#[1]x/%#[1]x", mark), "-m", "conntrack", "--ctstate", "DNAT", "-j", "ACCEPT"}}
 }
 
 // jumps are the rules that lead to our chain.

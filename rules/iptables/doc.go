@@ -1,0 +1,97 @@
+// Package iptables programs a rules.State for nodes without nf_tables, or whose rules are
+// all iptables'. It forwards what package rules/nftables forwards, with the differences
+// that Limitations names, and slower: its cost is that of the whole State.
+//
+//	nat PREROUTING ──┐ jump, first
+//	nat OUTPUT ──────┴─ PORTWAY-SERVICES   one rule for 256 ports of an address
+//	                        │ goto                          │ none: not ours
+//	                    PORTWAY-AT-<hash of those>          ▼
+//	                        │ goto, one rule a listener  returns
+//	                    PORTWAY-<hash of the listener>
+//	                        ├─ conntrack mark |= bit
+//	                        ├─ refused share, drawn: goto PORTWAY-REFUSE ─ packet mark |= bit, accept
+//	                        ├─ endpoints on this node, each drawn: DNAT
+//	                        ├─ packet mark |= bit
+//	                        └─ endpoints elsewhere, each drawn but for the last: DNAT
+//
+//	nat POSTROUTING ─ PORTWAY-POSTROUTING  only flows with our bit that were translated
+//	                        ├─ with the packet mark: masquerade (the endpoint is elsewhere)
+//	                        └─ PORTWAY-HAIRPIN  client and endpoint are one: masquerade
+//
+//	filter INPUT ────┐
+//	filter FORWARD ──┼─ PORTWAY-FILTER
+//	filter OUTPUT ───┘      ├─ INVALID: PORTWAY-INVALID  from an endpoint: drop
+//	                        └─ with the packet mark, not translated: PORTWAY-REFUSE
+//	                                     TCP: reset; UDP: drop
+//
+// Shares need no slots: each rule of a listener's chain takes its part of what those
+// before it left over, as a multiple of 2⁻³¹ (xt_statistic), so that a share is within
+// 2⁻³² for each rule before it of exact, and a weight above 0 never gets nothing.
+// A listener with client affinity has the slots of its rules.Layout instead, and leads to
+// them by three digits of a hash of the client's address, through 1 + 16 + 256 chains.
+//
+// nat cannot refuse (REJECT and DROP are not for that table); therefore the packet is
+// marked there and refused in filter. The same bit of the packet mark says that a flow is
+// to be masqueraded, as a packet that is translated is not refused: of all that may copy or
+// set that bit, only the first packet of a flow of ours counts.
+//
+// What the package does not do: it decides nothing, deletes no conntrack entries, sets no
+// sysctl, makes no place for our flows in others' filters, and touches no chain but its
+// own, the built-in chains' jumps to them, and rules that lead to a chain of ours that
+// goes. It does not use ipset or mangle.
+//
+// # Order and atomicity
+//
+// The kernel takes a table at once, in both variants, and a packet meets one generation
+// of it. An update is one iptables-restore --noflush a family: what listeners rely on in
+// filter, then all of nat, then what nothing leads to any more. Jumps from built-in chains
+// come last.
+//
+// # What is known of the kernel
+//
+// Every Program reads our chains, two iptables-save a family, and writes what differs; so
+// restarts, failures and strangers' changes take the same path. A chain with an order is
+// known by a hash of its rules in the comment of the first one, and by its length, because
+// versions of iptables print rules differently; the rules of PORTWAY-SERVICES, -AT-, -HAIRPIN
+// and -INVALID, which have no order, come and go one by one. Not noticed is a rule that others
+// replaced within a chain with an order, and a jump of ours that others moved behind theirs.
+//
+// With nf_tables, iptables cannot read a table nat or filter of family ip that others
+// wrote to with nft (it calls that incompatible): then nothing is programmed.
+//
+// # Invariants
+//
+//   - What iptables-save prints is the same in both variants (TestGolden).
+//   - The same State again writes nothing (TestTwiceIsNothing), nor does a restart
+//     (TestRestartTouchesNothing); another one writes the difference
+//     (TestTouchesOnlyTheDifference), in as many commands whatever its size
+//     (TestCommandsDoNotGrow).
+//   - However a State was reached, the kernel holds what a cold load would make
+//     (TestRandomStatesEndAsAColdLoad).
+//   - Every outcome has the share that State.Match demands (TestEveryShareIsExact), and
+//     the kernel draws it (TestKernelDrawsTheShares).
+//   - What is refused gets a reset or no answer, without ICMP (TestAllIsRefused).
+//   - An endpoint sees the client, unless it is elsewhere or the client itself
+//     (TestMasquerade).
+//   - No update and no restart refuses a connection (TestUpdatesRefuseNothing).
+//   - What others flush, delete or add is mended (TestStrangersFlushIsHealed), and a mark
+//     that they set refuses nothing (TestMarkOfOthersRefusesNothing).
+//   - A Frontend that cannot be programmed keeps no other (TestRefusedFrontendBlocksNoOther)
+//     and its own rules (TestInvalidFrontendKeepsItsRules), a failure is told and mended
+//     (TestFailureIsToldAndMended), also that of a deletion (TestUndeletableChainIsTold),
+//     and a partial State sweeps nothing that it does not know
+//     (TestPartialStateKeepsTheUnknown) and after a restart refuses nothing that works
+//     (TestPartialStateKeepsWhatWorks).
+//   - The node's variant is found (TestDetect); what is left in the other one goes
+//     (TestOtherVariantIsSwept).
+//   - Cleanup removes ours only, and to probe leaves nothing (TestCleanupLeavesOthersAlone).
+//     It ends no connection where others' rules need conntrack, as kube-proxy's do
+//     (TestCleanupKeepsWhatIsEstablished).
+//   - Without the commands or the kernel's features New says what is missing
+//     (TestUnableSaysWhatIsMissing), and without the right to use them that
+//     (TestMissingRightIsTold).
+//   - A client stays with its endpoint (TestClientsStay).
+//   - A change of backends under traffic refuses nothing and leaves nothing behind
+//     (TestSwitchOfBackendsRefusesNothing).
+//   - What Render says is what the kernel holds (TestRender).
+package iptables

@@ -1,0 +1,32 @@
+package iptables
+
+import (
+	"fmt"
+	"slices"
+)
+
+// semantics is what iptables cannot do, whatever the kernel.
+var semantics = []string{
+	"iptables draws for every packet before a UDP flow is known: of two first datagrams of one flow that race, one may be dropped; cure: nftables",
+	"iptables has a hash of its own: with session affinity, a client goes to another endpoint by this node than by nodes with nftables; cure: the same backend on all nodes",
+}
+
+const noHash = "the kernel or iptables has no hash (xt_cluster): with session affinity, clients do not stay with their endpoint; cure: CONFIG_NETFILTER_XT_MATCH_CLUSTER, or nftables"
+
+// manyListeners is the number from which a warning is due, and listenerCost is what the
+// warning says, measured by BenchmarkProgram with iptables 1.8.9 on Linux 6.18.
+const (
+	manyListeners = 1000
+	listenerCost  = "any change takes 0.15 s (variant nft) or 0.07 s (legacy) at 1 000 of them, and 1.2 s or 0.75 s at 10 000, which take 6 s or 2 s to load"
+)
+
+// Limitations says, a sentence each, what does not work as it should with iptables or on
+// this node, and the cure. Beyond manyListeners Frontends in the last State it warns of
+// what they cost.
+func (p *Programmer) Limitations() []string {
+	out := slices.Clone(p.limits)
+	if p.state != nil && p.state.Len() > manyListeners {
+		out = append(out, fmt.Sprintf("%d listeners with iptables: %s; cure: nftables", p.state.Len(), listenerCost))
+	}
+	return out
+}
