@@ -30,10 +30,15 @@ type agentLab struct {
 
 func newAgentLab(t *testing.T, example string) *agentLab {
 	t.Helper()
+	return newAgentLabWith(t, example, guidePods...)
+}
+
+func newAgentLabWith(t *testing.T, example string, pods ...netns.PodSpec) *agentLab {
+	t.Helper()
 	if os.Getenv(agentEnv) == "" {
 		t.Fatal("the agent could not be built")
 	}
-	a := &agentLab{Lab: netns.LabForTest(t, guidePods...), t: t}
+	a := &agentLab{Lab: netns.LabForTest(t, pods...), t: t}
 	if err := a.Serve(podPort); err != nil {
 		t.Fatal(err)
 	}
