@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 mkdir -p out docs/benchmarks
 
 raw=$PWD/out/bench-cluster.txt
+commit=$(git describe --tags --always --dirty) # before this writes anything
 load=$(cut -d' ' -f1-3 /proc/loadavg)
 failed=
 rm -f "$raw"
@@ -36,7 +37,7 @@ EOT
 		echo
 		echo '```'
 		echo "date    $(date -u +%F)"
-		echo "commit  $(git describe --tags --always --dirty)"
+		echo "commit  $commit"
 		echo "kernel  $(uname -r)"
 		echo "cpu     $(nproc) x $(awk -F': ' '/model name/ {print $2; exit}' /proc/cpuinfo)"
 		echo "go      $(go env GOVERSION), Kubernetes $(awk '$1 == "k8s.io/kubernetes" {print $2}' integration/lab/kube/go.mod)"
