@@ -10,12 +10,14 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"k8s.io/klog/v2/ktesting"
+
+	inside "github.com/portway-dev/portway/internal/netns"
 )
 
 // TestWatchAddresses changes addresses in a network namespace of its own.
 func TestWatchAddresses(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root")
+		inside.Lacks(t, "root", os.ErrPermission)
 	}
 	_, ctx := ktesting.NewTestContext(t)
 	ctx, stop := context.WithCancel(ctx)
@@ -35,7 +37,7 @@ func TestWatchAddresses(t *testing.T) {
 	}()
 	space := <-spaces
 	if !space.IsOpen() {
-		t.Skip("no network namespaces")
+		inside.Lacks(t, "network namespaces", os.ErrPermission)
 	}
 	defer func() { _ = space.Close() }()
 	handle, err := netlink.NewHandleAt(space)

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/internal/shorten"
 )
 
 // Limits of a NodeReport, those of its type and our own for its size.
@@ -56,9 +56,9 @@ const (
 func (d *description) nodeReport(v *view) v1alpha1.Report {
 	r := v1alpha1.Report{
 		Version:      v1alpha1.ReportVersion,
-		AgentVersion: truncate(d.version, maxAgentVersion),
+		AgentVersion: shorten.To(d.version, maxAgentVersion),
 		Backend:      d.backend,
-		BootID:       truncate(d.bootID, maxBootID),
+		BootID:       shorten.To(d.bootID, maxBootID),
 		Failing:      int32(len(v.report.Errors)),
 	}
 	for _, addr := range v.addresses[:min(len(v.addresses), maxReportAddresses)] {
@@ -74,7 +74,7 @@ func (d *description) nodeReport(v *view) v1alpha1.Report {
 
 	budget := errorBudget
 	for _, finding := range v.findings {
-		finding.Message = truncate(finding.Message, maxFindingMessage)
+		finding.Message = shorten.To(finding.Message, maxFindingMessage)
 		if budget -= jsonSize(finding); budget < 0 || len(r.Findings) == maxReportFindings {
 			break
 		}
@@ -85,7 +85,7 @@ func (d *description) nodeReport(v *view) v1alpha1.Report {
 		messages[gateway.String()] = message
 	}
 	for _, gateway := range slices.Sorted(maps.Keys(messages)) {
-		failure := v1alpha1.GatewayError{Gateway: gateway, Message: truncate(messages[gateway], maxErrorMessage)}
+		failure := v1alpha1.GatewayError{Gateway: gateway, Message: shorten.To(messages[gateway], maxErrorMessage)}
 		if budget -= jsonSize(failure); budget < 0 || len(r.Errors) == maxReportErrors {
 			break
 		}
@@ -100,19 +100,6 @@ func jsonSize(value any) int {
 		return errorBudget + 1
 	}
 	return len(text) + 1
-}
-
-// truncate cuts a text to a number of bytes, not within a character.
-func truncate(text string, limit int) string {
-	if len(text) <= limit {
-		return text
-	}
-	const mark = "…"
-	cut := limit - len(mark)
-	for cut > 0 && !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return text[:cut] + mark
 }
 
 // revisions tells which revision of an object the API holds, at little cost.

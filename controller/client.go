@@ -6,6 +6,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayv1alpha2 "sigs.k8s.io/gateway-api/apis/v1alpha2"
 	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
 
 	"github.com/portway-dev/portway/cluster"
@@ -29,7 +30,7 @@ type clients struct {
 // newClients returns clients of a clientset; served tells the version of kinds of
 // which there are several.
 func newClients(c gatewayclient.Interface, served func() map[string]string) clients {
-	v1 := c.GatewayV1()
+	v1, v1alpha2 := c.GatewayV1(), c.GatewayV1alpha2()
 	return clients{
 		classes: typedClient[*gatewayv1.GatewayClass]{func(string) typed[*gatewayv1.GatewayClass] { return v1.GatewayClasses() }},
 		patchClass: func(ctx context.Context, name string, patch []byte) error {
@@ -39,12 +40,18 @@ func newClients(c gatewayclient.Interface, served func() map[string]string) clie
 		gateways: typedClient[*gatewayv1.Gateway]{func(ns string) typed[*gatewayv1.Gateway] { return v1.Gateways(ns) }},
 		sets:     typedClient[*gatewayv1.ListenerSet]{func(ns string) typed[*gatewayv1.ListenerSet] { return v1.ListenerSets(ns) }},
 		tcp: servedClient[*gatewayv1.TCPRoute]{"TCPRoute", served, map[string]statusClient[*gatewayv1.TCPRoute]{
-			"v1":       typedClient[*gatewayv1.TCPRoute]{func(ns string) typed[*gatewayv1.TCPRoute] { return v1.TCPRoutes(ns) }},
-			"v1alpha2": tcpRouteV1alpha2{c},
+			"v1": typedClient[*gatewayv1.TCPRoute]{func(ns string) typed[*gatewayv1.TCPRoute] { return v1.TCPRoutes(ns) }},
+			"v1alpha2": convertedClient[*gatewayv1.TCPRoute, *gatewayv1alpha2.TCPRoute]{
+				typedClient[*gatewayv1alpha2.TCPRoute]{func(ns string) typed[*gatewayv1alpha2.TCPRoute] { return v1alpha2.TCPRoutes(ns) }},
+				cluster.TCPRouteFromV1alpha2, cluster.TCPRouteToV1alpha2,
+			},
 		}},
 		udp: servedClient[*gatewayv1.UDPRoute]{"UDPRoute", served, map[string]statusClient[*gatewayv1.UDPRoute]{
-			"v1":       typedClient[*gatewayv1.UDPRoute]{func(ns string) typed[*gatewayv1.UDPRoute] { return v1.UDPRoutes(ns) }},
-			"v1alpha2": udpRouteV1alpha2{c},
+			"v1": typedClient[*gatewayv1.UDPRoute]{func(ns string) typed[*gatewayv1.UDPRoute] { return v1.UDPRoutes(ns) }},
+			"v1alpha2": convertedClient[*gatewayv1.UDPRoute, *gatewayv1alpha2.UDPRoute]{
+				typedClient[*gatewayv1alpha2.UDPRoute]{func(ns string) typed[*gatewayv1alpha2.UDPRoute] { return v1alpha2.UDPRoutes(ns) }},
+				cluster.UDPRouteFromV1alpha2, cluster.UDPRouteToV1alpha2,
+			},
 		}},
 	}
 }

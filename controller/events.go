@@ -3,13 +3,13 @@ package controller
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/portway-dev/portway/internal/shorten"
 	"github.com/portway-dev/portway/topology"
 )
 
@@ -168,10 +168,6 @@ func (w *writer) emit(about runtime.Object, events []event) {
 			droppedEvents.Inc()
 			continue
 		}
-		note := e.note
-		if len(note) > maxNote {
-			note = strings.ToValidUTF8(note[:maxNote-len("…")], "") + "…"
-		}
-		w.recorder.Eventf(about, nil, corev1.EventTypeWarning, e.reason, e.action, "%s", note)
+		w.recorder.Eventf(about, nil, corev1.EventTypeWarning, e.reason, e.action, "%s", shorten.To(e.note, maxNote))
 	}
 }

@@ -4,13 +4,9 @@ import (
 	"context"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
-	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
-
-	"github.com/portway-dev/portway/cluster"
 )
 
 // servedClient writes a kind in the version that it is read in, which changes when
@@ -49,40 +45,25 @@ func (c servedClient[P]) client(key types.NamespacedName) (statusClient[P], erro
 	return client, nil
 }
 
-// tcpRouteV1alpha2 is a statusClient of v1 objects where v1alpha2 is served.
-type tcpRouteV1alpha2 struct{ client gatewayclient.Interface }
-
-func (c tcpRouteV1alpha2) Get(ctx context.Context, key types.NamespacedName) (*gatewayv1.TCPRoute, error) {
-	old, err := c.client.GatewayV1alpha2().TCPRoutes(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
-	if err != nil {
-		return nil, err
-	}
-	return cluster.TCPRouteFromV1alpha2(old), nil
+// convertedClient is a statusClient of P where the API server has O in its place.
+type convertedClient[P, O object] struct {
+	client statusClient[O]
+	from   func(O) P
+	to     func(P) O
 }
 
-func (c tcpRouteV1alpha2) UpdateStatus(ctx context.Context, route *gatewayv1.TCPRoute) (*gatewayv1.TCPRoute, error) {
-	old, err := c.client.GatewayV1alpha2().TCPRoutes(route.Namespace).UpdateStatus(ctx, cluster.TCPRouteToV1alpha2(route), asOurs)
-	if err != nil {
-		return nil, err
-	}
-	return cluster.TCPRouteFromV1alpha2(old), nil
+func (c convertedClient[P, O]) Get(ctx context.Context, key types.NamespacedName) (P, error) {
+	return c.convert(c.client.Get(ctx, key))
 }
 
-// udpRouteV1alpha2 is the same for UDPRoutes.
-type udpRouteV1alpha2 struct{ client gatewayclient.Interface }
-
-func (c udpRouteV1alpha2) Get(ctx context.Context, key types.NamespacedName) (*gatewayv1.UDPRoute, error) {
-	old, err := c.client.GatewayV1alpha2().UDPRoutes(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
-	if err != nil {
-		return nil, err
-	}
-	return cluster.UDPRouteFromV1alpha2(old), nil
+func (c convertedClient[P, O]) UpdateStatus(ctx context.Context, object P) (P, error) {
+	return c.convert(c.client.UpdateStatus(ctx, c.to(object)))
 }
 
-func (c udpRouteV1alpha2) UpdateStatus(ctx context.Context, route *gatewayv1.UDPRoute) (*gatewayv1.UDPRoute, error) {
-	old, err := c.client.GatewayV1alpha2().UDPRoutes(route.Namespace).UpdateStatus(ctx, cluster.UDPRouteToV1alpha2(route), asOurs)
+func (c convertedClient[P, O]) convert(old O, err error) (P, error) {
 	if err != nil {
-		return nil, err
+		var none P
+		return none, err
 	}
-	return cluster.UDPRouteFromV1alpha2(old), nil
+	return c.from(old), nil
 }

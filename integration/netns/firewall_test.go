@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/portway-dev/portway/internal/netns"
 	"github.com/portway-dev/portway/rules"
 )
 
@@ -39,7 +40,7 @@ func (a *agentLab) savedBy(program string) string {
 // --cleanup takes everything back.
 func TestAgentOpensAFirewall(t *testing.T) {
 	if _, err := exec.LookPath("iptables-nft"); err != nil {
-		t.Skip("no iptables-nft") // hack/deps.sh installs it
+		netns.Lacks(t, "iptables-nft", err) // hack/deps.sh installs it
 	}
 	a := newAgentLab(t, "tcp-routing.yaml")
 	a.iptablesIn("iptables-nft", "-P", "FORWARD", "DROP")

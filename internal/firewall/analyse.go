@@ -3,6 +3,8 @@ package firewall
 import (
 	"fmt"
 	"strings"
+
+	"github.com/portway-dev/portway/internal/shorten"
 )
 
 // view is a table and who may change it.
@@ -74,7 +76,7 @@ func (v *view) named() string {
 
 // ruleText names a rule.
 func ruleText(r *rule) string {
-	text := `"` + shorten(r.text, 100) + `"`
+	text := `"` + shorten.To(r.text, 100) + `"`
 	if r.handle != 0 {
 		text += fmt.Sprintf(" (handle %d)", r.handle)
 	}

@@ -3,7 +3,8 @@ package firewall
 import (
 	"cmp"
 	"slices"
-	"unicode/utf8"
+
+	"github.com/portway-dev/portway/internal/shorten"
 )
 
 // Finding is something of this host, not ours to change, that flows suffer from.
@@ -36,23 +37,10 @@ const (
 // maxMessage is what a NodeReport takes, in bytes.
 const maxMessage = 512
 
-// shorten cuts a text to a number of bytes, not within a character.
-func shorten(text string, limit int) string {
-	if len(text) <= limit {
-		return text
-	}
-	const mark = "…"
-	cut := limit - len(mark)
-	for cut > 0 && !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return text[:cut] + mark
-}
-
 // tidy puts findings into an order that depends on nothing else, each once.
 func tidy(findings []Finding) []Finding {
 	for i := range findings {
-		findings[i].Message = shorten(findings[i].Message, maxMessage)
+		findings[i].Message = shorten.To(findings[i].Message, maxMessage)
 	}
 	slices.SortFunc(findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Message, b.Message))

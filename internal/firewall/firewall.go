@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/portway-dev/portway/internal/shorten"
 	"github.com/portway-dev/portway/rules"
 )
 
@@ -363,7 +364,7 @@ func (f *Firewall) analyse(p profile) []Finding {
 		if v.missing != "" && v.tool.legacy && v.name == filterTable && (p.v4 && !v.tool.v6 || p.v6 && v.tool.v6) {
 			out = append(out, Finding{Reason: ReasonNotOpened, Message: fmt.Sprintf(
 				"this host has rules in %s, which %s: it cannot tell whether they drop flows to endpoints; if so, run: %[1]s -I %[4]s -m connmark --mark %#[3]x/%#[3]x -j ACCEPT",
-				v.tool, shorten(v.missing, 200), f.config.Mark, forwardChain)})
+				v.tool, shorten.To(v.missing, 200), f.config.Mark, forwardChain)})
 		}
 		out = append(out, v.findings(p, f.config.Mark, f.to)...)
 	}

@@ -45,7 +45,7 @@ func Require(tb testing.TB) {
 	case unavailable == nil && os.Getenv(isolatedEnv) == "":
 		tb.Fatal("network namespaces need TestMain to call netns.Main")
 	case unavailable != nil:
-		lacks(tb, "network namespaces", unavailable)
+		Lacks(tb, "network namespaces", unavailable)
 	}
 }
 
@@ -54,11 +54,12 @@ func Require(tb testing.TB) {
 func requireFilter(tb testing.TB) {
 	tb.Helper()
 	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil {
-		lacks(tb, "br_netfilter", err)
+		Lacks(tb, "br_netfilter", err)
 	}
 }
 
-func lacks(tb testing.TB, what string, err error) {
+// Lacks skips a test, or fails it in CI, for want of something.
+func Lacks(tb testing.TB, what string, err error) {
 	tb.Helper()
 	if os.Getenv("CI") != "" {
 		tb.Fatalf("no %s, which CI must have: %v", what, err)
