@@ -277,6 +277,7 @@ func (a *agent) publish(ctx context.Context, results rules.Results, err error) {
 		addresses: a.current,
 		findings:  a.found(ctx),
 	}
+	v.report.Findings = cluster.Findings(v.findings)
 	if a.statuses != nil {
 		a.statuses.offer(v)
 	}

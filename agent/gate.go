@@ -83,7 +83,9 @@ func (g *gate) pass(ctx context.Context, _ bool) error {
 	}
 	var findings []v1alpha1.Finding
 	for _, f := range slices.Concat(result.Findings, g.ofHost) {
-		findings = append(findings, v1alpha1.Finding{Reason: f.Reason, Message: f.Message})
+		findings = append(findings, v1alpha1.Finding{
+			Reason: f.Reason, Message: f.Message, Gateway: f.Owner.Gateway, Listener: f.Owner.Listener,
+		})
 	}
 	g.mu.Lock()
 	before := g.findings

@@ -10,6 +10,7 @@ import (
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/internal/firewall"
+	"github.com/portway-dev/portway/rules"
 )
 
 // fakeFirewall finds what it is told to.
@@ -69,6 +70,11 @@ func TestClusterTellsWhatIsInTheWay(t *testing.T) {
 		b.settle(2 * time.Second)
 		if got := ofFirewall(); !slices.Equal(got, []string{"table guard"}) {
 			t.Errorf("findings %v", findings())
+		}
+		b.firewall.find(nil, firewall.Finding{Reason: firewall.ReasonPortInUse, Message: "a process", Owner: rules.Owner{Gateway: "ns/g", Listener: "l"}})
+		b.settle(2 * time.Second)
+		if got, want := findings(), (v1alpha1.Finding{Reason: "PortInUse", Message: "a process", Gateway: "ns/g", Listener: "l"}); !slices.Contains(got, want) {
+			t.Errorf("findings %v, want %v among them", got, want)
 		}
 		b.firewall.find(nil)
 		b.settle(2 * time.Second)

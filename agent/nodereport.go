@@ -46,7 +46,7 @@ type description struct {
 
 // Reasons of findings.
 const (
-	reasonForwarding = "PacketForwarding" // of what preflight finds
+	reasonForwarding = v1alpha1.FindingPacketForwarding // of what preflight finds
 	reasonKernel     = "KernelLimitation"
 	reasonBackend    = "IPTablesLimitation"
 )

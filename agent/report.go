@@ -62,5 +62,5 @@ func failedWhole(state *rules.State, results rules.Results, failure error) bool 
 
 // sameReport reports whether two reports say the same.
 func sameReport(a, b topology.NodeReport) bool {
-	return a.Node == b.Node && maps.Equal(a.Committed, b.Committed) && maps.Equal(a.Errors, b.Errors)
+	return a.Node == b.Node && maps.Equal(a.Committed, b.Committed) && maps.Equal(a.Errors, b.Errors) && slices.Equal(a.Findings, b.Findings)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/portway-dev/portway/internal/firewall"
 	"github.com/portway-dev/portway/internal/syncloop"
 	"github.com/portway-dev/portway/rules"
+	"github.com/portway-dev/portway/rules/nftables"
 	"github.com/portway-dev/portway/topology"
 )
 
@@ -58,7 +59,7 @@ func Run(ctx context.Context, o Options, out io.Writer, printStatus <-chan os.Si
 		watchAddresses: watchAddresses,
 		sweep:          conntrack.Sweep,
 		openFirewall:   openFirewall,
-		examineHost:    firewall.NewHost().Findings,
+		examineHost:    firewall.NewHost(nftables.DefaultConfig().Table).Findings,
 		connect:        connect,
 		loop:           syncloop.DefaultConfig(),
 		clock:          clock.RealClock{},

@@ -142,7 +142,7 @@ func (trimmer) service(s *corev1.Service) Object {
 	reduce(s, nil)
 	ports := make([]corev1.ServicePort, 0, len(s.Spec.Ports))
 	for _, p := range s.Spec.Ports {
-		ports = append(ports, corev1.ServicePort{Name: p.Name, Protocol: p.Protocol, Port: p.Port})
+		ports = append(ports, corev1.ServicePort{Name: p.Name, Protocol: p.Protocol, Port: p.Port, NodePort: p.NodePort})
 	}
 	s.Spec = corev1.ServiceSpec{
 		Type: s.Spec.Type, Ports: ports,

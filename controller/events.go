@@ -44,6 +44,7 @@ func gatewayEvents(before, after, _ *gatewayv1.GatewayStatus) []event {
 	if e, ok := programmedEvent(condition(before.Conditions, programmed), condition(after.Conditions, programmed)); ok {
 		events = append(events, e)
 	}
+	events = append(events, becameTrue(before.Conditions, after.Conditions, topology.ConditionImpaired, actionProgram)...)
 	for i := range after.Listeners {
 		listener := &after.Listeners[i]
 		events = append(events, listenerEvents(publishedListener(before.Listeners, listener.Name), listener.Conditions)...)
@@ -84,9 +85,21 @@ func listenerSetEvents(before, after, _ *gatewayv1.ListenerSetStatus) []event {
 	return events
 }
 
-// listenerEvents: a port that somebody else has.
+// becameTrue: a condition of ours that is absent while nothing is wrong is there.
+func becameTrue(before, after []metav1.Condition, kind, action string) []event {
+	old, now := condition(before, kind), condition(after, kind)
+	if now == nil || now.Status != metav1.ConditionTrue || old != nil && old.Status == now.Status && old.Reason == now.Reason {
+		return nil
+	}
+	return []event{{now.Reason, action, now.Message}}
+}
+
+// listenerEvents: a port that somebody else has, or wants.
 func listenerEvents(before, after []metav1.Condition) []event {
 	const accepted = string(gatewayv1.ListenerConditionAccepted)
+	if wanted := becameTrue(before, after, topology.ConditionPortContended, actionAccept); len(wanted) > 0 {
+		return wanted
+	}
 	old, now := condition(before, accepted), condition(after, accepted)
 	if now == nil || now.Status != metav1.ConditionFalse || old != nil && old.Reason == now.Reason {
 		return nil

@@ -101,6 +101,7 @@ func (p *prover) prove(m member) proof {
 		result.Unheard = unreadable(m.report)
 	} else {
 		result.Committed = p.expected.byGateway
+		result.Findings = cluster.Findings(m.report.Report.Findings)
 		if made.missing = p.expected.missing(m.report.Report.Committed); made.missing != "" {
 			result.Missing = p.gateways(made.missing)
 			result.Errors = reportedErrors(m.report)

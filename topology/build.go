@@ -16,7 +16,7 @@ func Build(s Snapshot, c Config) *Graph {
 	}
 	g.ListenerSets = listenerSets(s, g.Gateways)
 
-	bound := newBindings(c)
+	bound := newBindings(s, c)
 	for _, turn := range turns(gateways) {
 		turn.admit(bound, s.Namespaces, c.MaxListeners)
 	}

@@ -50,6 +50,7 @@ func (l *Listener) conflicted() bool {
 // bindings is who has which port of which address, across all Gateways.
 type bindings struct {
 	nodePorts []PortRange
+	services  map[claim]age // by their NodePorts
 	taken     map[binding]*Listener
 }
 
@@ -92,8 +93,8 @@ func (g *Gateway) places() (needs, takes []place) {
 	return needs, takes
 }
 
-func newBindings(c Config) *bindings {
-	return &bindings{nodePorts: c.NodePorts, taken: make(map[binding]*Listener)}
+func newBindings(s Snapshot, c Config) *bindings {
+	return &bindings{nodePorts: c.NodePorts, services: nodePortServices(s.Services), taken: make(map[binding]*Listener)}
 }
 
 // admit binds a valid listener to every address of its Gateway, or rejects it
@@ -109,6 +110,9 @@ func (b *bindings) admit(l *Listener) {
 				l.reject(nodePort(l))
 				return
 			}
+		}
+		if b.admitBesideNodePorts(l); !l.Valid {
+			return
 		}
 	}
 	wanted := binding{claim: claim{l.Protocol, l.Port}}

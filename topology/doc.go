@@ -33,6 +33,8 @@
 //     Invalid). A change to a class therefore reaches its existing Gateways.
 //   - A route to a ListenerSet that its Gateway does not admit has no matching
 //     parent.
+//   - In node mode, a port that is also a Service's NodePort belongs to the older of
+//     Gateway and Service; the listener that has it all the same is told.
 //   - A port lost to an older Gateway is PortUnavailable; a port lost inside a
 //     Gateway and its ListenerSets is a ProtocolConflict.
 package topology

@@ -97,6 +97,7 @@ type Listener struct {
 	fault      fault
 	kindsFault fault // of allowedRoutes.kinds; does not make the listener invalid
 	namespaces namespacePolicy
+	outranked  types.NamespacedName // a younger Service with the same NodePort
 }
 
 // RouteKey identifies a route of either kind.

@@ -27,6 +27,7 @@ gateway  Programmed False Pending
 gateway  Programmed False NoResources
 gateway  Programmed False Invalid
 gateway  Programmed Unknown Pending
+gateway  portway.dev/Impaired True PacketForwarding
 listener Accepted True Accepted
 listener Accepted False UnsupportedProtocol
 listener Accepted False PortUnavailable
@@ -41,6 +42,8 @@ listener Programmed False Invalid
 listener Programmed False Pending
 listener Programmed False ProtocolConflict
 listener Programmed Unknown Pending
+listener portway.dev/PortContended True NodePort
+listener portway.dev/PortContended True HostPort
 set      Accepted True Accepted
 set      Accepted True ListenersNotValid
 set      Accepted False NotAllowed
@@ -69,6 +72,8 @@ entry    Programmed False Pending
 entry    Programmed False PortUnavailable
 entry    Programmed False ProtocolConflict
 entry    Programmed Unknown Pending
+entry    portway.dev/PortContended True NodePort
+entry    portway.dev/PortContended True HostPort
 route    Accepted True Accepted
 route    Accepted False NoMatchingParent
 route    Accepted False NotAllowedByListeners

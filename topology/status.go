@@ -42,6 +42,8 @@ type NodeReport struct {
 	// Errors is, per Gateway, why the current digest is not; may be absent while a
 	// node is merely behind.
 	Errors map[types.NamespacedName]string
+	// Findings about the node, in any order.
+	Findings []Finding
 	// Unheard is why nothing newer is known of any Gateway, empty if that is not so:
 	// AgentNotReported, AgentSilent, AgentNotUnderstood.
 	Unheard string
@@ -78,12 +80,12 @@ func (g *Graph) Statuses(r Reports) Statuses {
 			SupportedFeatures: publishedFeatures(),
 		}
 	}
-	fleet := newFleet(r)
+	fleet, findings := newFleet(r), newFindings(r.Nodes)
 	for key, gateway := range g.Gateways {
 		programmed := gateway.programmed(fleet)
-		s.Gateways[key] = gateway.status(programmed)
+		s.Gateways[key] = gateway.status(programmed, findings)
 		for _, set := range gateway.sets {
-			s.ListenerSets[set.Key] = set.status(programmed)
+			s.ListenerSets[set.Key] = set.status(programmed, findings)
 		}
 	}
 	for key, route := range g.Routes {
@@ -95,9 +97,9 @@ func (g *Graph) Statuses(r Reports) Statuses {
 // status shows the assigned addresses even while the Gateway is not accepted:
 // they stay its own, and whoever points there is better off with a stable answer
 // than with one that goes away over a typing error.
-func (g *Gateway) status(programmed Condition) gatewayv1.GatewayStatus {
+func (g *Gateway) status(programmed Condition, f findings) gatewayv1.GatewayStatus {
 	status := gatewayv1.GatewayStatus{
-		Conditions:           observed(g.Source.Generation, g.Conditions, programmed),
+		Conditions:           observed(g.Source.Generation, g.Conditions, append(f.ofGateway(g), programmed)...),
 		Listeners:            make([]gatewayv1.ListenerStatus, 0, len(g.own)),
 		AttachedListenerSets: ptr.To(g.AttachedListenerSets),
 	}
@@ -111,13 +113,13 @@ func (g *Gateway) status(programmed Condition) gatewayv1.GatewayStatus {
 			Name:           listener.Name,
 			SupportedKinds: slices.Clone(listener.SupportedKinds),
 			AttachedRoutes: int32(len(listener.Attached)),
-			Conditions:     observed(g.Source.Generation, listener.Conditions, listener.programmed(programmed)),
+			Conditions:     observed(g.Source.Generation, listener.Conditions, append(f.ofListener(listener), listener.programmed(programmed))...),
 		})
 	}
 	return status
 }
 
-func (s *ListenerSet) status(gateway Condition) gatewayv1.ListenerSetStatus {
+func (s *ListenerSet) status(gateway Condition, f findings) gatewayv1.ListenerSetStatus {
 	status := gatewayv1.ListenerSetStatus{
 		Conditions: observed(s.Source.Generation, s.Conditions, s.programmed(gateway)),
 		Listeners:  make([]gatewayv1.ListenerEntryStatus, 0, len(s.Listeners)),
@@ -126,7 +128,7 @@ func (s *ListenerSet) status(gateway Condition) gatewayv1.ListenerSetStatus {
 		entry := gatewayv1.ListenerEntryStatus{
 			Name:           listener.Name,
 			AttachedRoutes: int32(len(listener.Attached)),
-			Conditions:     observed(s.Source.Generation, listener.Conditions, listener.programmed(gateway)),
+			Conditions:     observed(s.Source.Generation, listener.Conditions, append(f.ofListener(listener), listener.programmed(gateway))...),
 		}
 		if len(listener.SupportedKinds) > 0 { // the API leaves an empty list out here
 			entry.SupportedKinds = slices.Clone(listener.SupportedKinds)

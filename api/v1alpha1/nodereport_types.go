@@ -116,7 +116,31 @@ type Finding struct {
 	// +required
 	// +kubebuilder:validation:MaxLength=512
 	Message string `json:"message"`
+
+	// Gateway that is concerned, as "namespace/name"; empty: all that the node serves.
+	// +optional
+	// +kubebuilder:validation:MaxLength=317
+	Gateway string `json:"gateway,omitempty"`
+
+	// Listener of the Gateway that is concerned: its name, or
+	// "namespace/name/listener" for one of a ListenerSet.
+	// +optional
+	// +kubebuilder:validation:MaxLength=571
+	Listener string `json:"listener,omitempty"`
 }
+
+// Reasons of Findings that statuses are made from. There are others, for people.
+const (
+	// FindingPacketForwarding: the host does not pass on packets.
+	FindingPacketForwarding = "PacketForwarding"
+	// FindingFirewallDrops: rules of others drop our flows.
+	FindingFirewallDrops = "FirewallDrops"
+	// FindingPortInUse: a process of the host listens at a listener's address and port.
+	FindingPortInUse = "PortInUse"
+	// FindingHostPort: another program's rules translate a listener's port: a pod's
+	// hostPort, or a port that a container engine publishes.
+	FindingHostPort = "HostPort"
+)
 
 // NodeReportList is a list of NodeReports.
 //

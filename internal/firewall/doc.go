@@ -55,4 +55,6 @@
 //     TestIPTablesRules).
 //   - Who destroys or forges our bit is named (TestMarkDestroyersAreNamed).
 //   - Findings do not change with traffic, and fit (TestFindingsAreStable).
+//   - Whose port a listener takes is named, in every way there is to publish one, and no
+//     table is made by looking (TestPortInUse, TestHostPortIsNamed).
 package firewall

@@ -4,19 +4,23 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/internal/shorten"
+	"github.com/portway-dev/portway/rules"
 )
 
 // Finding is something of this host, not ours to change, that flows suffer from.
 type Finding struct {
 	Reason  string // in CamelCase, for programs
 	Message string // what, where, and the cure; at most maxMessage bytes
+	// Owner has the Gateway and listener that are concerned; without, all flows are.
+	Owner rules.Owner
 }
 
 // Reasons of findings.
 const (
 	// ReasonDrops: rules of others drop our flows.
-	ReasonDrops = "FirewallDrops"
+	ReasonDrops = v1alpha1.FindingFirewallDrops
 	// ReasonMayDrop: they drop some of them, or all, depending on what cannot be known.
 	ReasonMayDrop = "FirewallMayDrop"
 	// ReasonNotOpened: iptables drops our flows, and the program to let them pass is
@@ -25,7 +29,13 @@ const (
 	// ReasonMark: rules of others overwrite the conntrack mark.
 	ReasonMark = "ConntrackMarkOverwritten"
 	// ReasonPortInUse: a process of the host listens where a Frontend does.
-	ReasonPortInUse = "PortInUse"
+	ReasonPortInUse = v1alpha1.FindingPortInUse
+	// ReasonHostPort: other rules translate the port of a Frontend.
+	ReasonHostPort = v1alpha1.FindingHostPort
+	// ReasonLoopback: a Frontend has an address that nothing is answered at.
+	ReasonLoopback = "LoopbackAddress"
+	// ReasonInvalid: connection tracking takes many packets for invalid.
+	ReasonInvalid = "ConntrackInvalid"
 	// ReasonReversePath: the host drops what arrives by another way than it answers.
 	ReasonReversePath = "StrictReversePathFilter"
 	// ReasonConntrackFull: there is hardly room for new flows.

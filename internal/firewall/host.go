@@ -17,18 +17,26 @@ import (
 // Host looks at what of a host, besides rules, is in the way of our flows. It changes
 // nothing. To be used by one goroutine at a time.
 //
-// What it does not look at, and why: route_localnet, as no Gateway has an address of
-// 127.0.0.0/8; nf_conntrack_tcp_be_liberal, as our rules end what conntrack calls
-// invalid at its endpoint, and take no harm where it calls nothing so; rp_filter of
-// hosts that route by policy, whose tables tell more than can be judged here; rp_filter
-// of IPv6, which is firewall rules.
+// Two settings matter in one case only. route_localnet: where an agent was told to serve
+// at an address of 127.0.0.0/8. nf_conntrack_tcp_be_liberal: where connection tracking
+// takes many packets for invalid. Our rules drop those that come from endpoints, since a
+// client would answer their wrong address with a reset; but the flow waits for them.
+//
+// What it does not look at, and why: rp_filter of hosts that route by policy, whose tables
+// tell more than can be judged here; rp_filter of IPv6, which is firewall rules.
 type Host struct {
 	// Proc is /proc.
 	Proc fs.FS
 	// Bridges lists those of this host that have addresses.
 	Bridges func() ([]Bridge, error)
+	// Published lists the ports that other rules translate.
+	Published func() ([]Published, error)
 
 	full bool // the conntrack table was nearly full when last looked at
+
+	invalid     uint64 // packets, when last looked at
+	invalidSeen bool
+	invalidMany bool
 }
 
 // Bridge is a network bridge and the networks on it.
@@ -38,7 +46,13 @@ type Bridge struct {
 }
 
 // NewHost returns the one of the network namespace of the thread that calls Findings.
-func NewHost() *Host { return &Host{Proc: os.DirFS("/proc"), Bridges: hostBridges} }
+// ours is the name of our table.
+func NewHost(ours string) *Host {
+	return &Host{
+		Proc: os.DirFS("/proc"), Bridges: hostBridges,
+		Published: func() ([]Published, error) { return hostPublished(ours) },
+	}
+}
 
 // Findings looks. What cannot be read is left out: the files differ between kernels.
 func (h *Host) Findings(t Traffic) []Finding {
@@ -46,8 +60,11 @@ func (h *Host) Findings(t Traffic) []Finding {
 		return nil
 	}
 	out := h.portsInUse(t.State)
+	out = append(out, h.published(t.State)...)
+	out = append(out, h.loopback(t.State)...)
 	out = append(out, h.reversePath()...)
 	out = append(out, h.conntrack()...)
+	out = append(out, h.tooManyInvalid()...)
 	return tidy(append(out, h.bridges(t.State)...))
 }
 
@@ -127,6 +144,74 @@ func (h *Host) conntrack() []Finding {
 	return []Finding{{Reason: ReasonConntrackFull, Message: fmt.Sprintf(
 		"the table of tracked connections is nearly full (net.netfilter.nf_conntrack_max=%d): new flows are dropped once it is; run: sysctl -w net.netfilter.nf_conntrack_max=%d",
 		limit, 2*limit)}}
+}
+
+// Packets that connection tracking takes for invalid from one look to the next, which is
+// half a minute: more than invalidLimit are told, until they are below a tenth of it.
+const invalidLimit = 3000
+
+// tooManyInvalid tells that connection tracking takes many packets for invalid, where it
+// can be told not to.
+func (h *Host) tooManyInvalid() []Finding {
+	seen, ok := h.invalidPackets()
+	liberal, known := h.setting("net/netfilter/nf_conntrack_tcp_be_liberal")
+	first, more := !h.invalidSeen, seen-h.invalid
+	h.invalid, h.invalidSeen = seen, ok
+	if !ok || !known || liberal != 0 {
+		h.invalidMany = false
+		return nil
+	}
+	if first || seen < more { // the counters began anew
+		return nil
+	}
+	limit := uint64(invalidLimit)
+	if h.invalidMany {
+		limit /= 10
+	}
+	if h.invalidMany = more > limit; !h.invalidMany {
+		return nil
+	}
+	return []Finding{{Reason: ReasonInvalid, Message: fmt.Sprintf(
+		"connection tracking takes many packets for invalid (more than %d in half a minute), and net.netfilter.nf_conntrack_tcp_be_liberal is 0: connections whose packets come out of order or take different ways stall; run: sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1",
+		invalidLimit)}}
+}
+
+// invalidPackets reads a counter of the kernel, one for each CPU.
+func (h *Host) invalidPackets() (sum uint64, ok bool) {
+	b, err := fs.ReadFile(h.Proc, "thread-self/net/stat/nf_conntrack")
+	if err != nil {
+		return 0, false
+	}
+	header, lines, _ := strings.Cut(string(b), "\n")
+	column := slices.Index(strings.Fields(header), "invalid")
+	for line := range strings.Lines(lines) {
+		f := strings.Fields(line)
+		if column < 0 || column >= len(f) {
+			return 0, false
+		}
+		n, err := strconv.ParseUint(f[column], 16, 32)
+		if err != nil {
+			return 0, false
+		}
+		sum += n
+	}
+	return sum, true
+}
+
+// loopback finds Frontends of 127.0.0.0/8 on a host that answers there to itself only.
+func (h *Host) loopback(state *rules.State) []Finding {
+	if on, ok := h.setting("net/ipv4/conf/all/route_localnet"); !ok || on != 0 {
+		return nil
+	}
+	var out []Finding
+	for key, f := range state.All() {
+		if key.Addr.Is4() && key.Addr.IsLoopback() {
+			out = append(out, Finding{Reason: ReasonLoopback, Owner: listenerOf(f), Message: fmt.Sprintf(
+				"listener %s of Gateway %s is served at %s, and net.ipv4.conf.all.route_localnet is 0: no endpoint's answer arrives there; serve at another address (--node-address), or, for endpoints on other nodes only, run: sysctl -w net.ipv4.conf.all.route_localnet=1",
+				f.Owner.Listener, f.Owner.Gateway, key.Addr)})
+		}
+	}
+	return out
 }
 
 // bridges finds endpoints that share a bridge whose packets no rule sees.

@@ -18,7 +18,8 @@ func hostWith(files map[string]string, bridges ...Bridge) *Host {
 	for path, content := range files {
 		proc[path] = &fstest.MapFile{Data: []byte(content)}
 	}
-	return &Host{Proc: proc, Bridges: func() ([]Bridge, error) { return bridges, nil }}
+	return &Host{Proc: proc, Bridges: func() ([]Bridge, error) { return bridges, nil },
+		Published: func() ([]Published, error) { return nil, nil }}
 }
 
 // one is a State with one Frontend and one local endpoint.
@@ -66,7 +67,8 @@ func TestPortInUse(t *testing.T) {
 			if test.at != "" {
 				want = []Finding{{ReasonPortInUse, test.key.Protocol.String() + " " + netip.AddrPortFrom(test.key.Addr, test.key.Port).String() +
 					" is listener web of Gateway default/gateway, and a process of this host listens at " + test.at +
-					": what comes to that address goes to the Gateway's endpoints, no longer to the process; give one of the two another port"}}
+					": what comes to that address goes to the Gateway's endpoints, no longer to the process; give one of the two another port",
+					rules.Owner{Gateway: "default/gateway", Listener: "web"}}}
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -129,7 +131,7 @@ func TestHostFindsWhatIsThere(t *testing.T) {
 	look := func() []string {
 		var reasons []string
 		err := node.Do(func() error {
-			for _, f := range NewHost().Findings(traffic) {
+			for _, f := range NewHost("portway").Findings(traffic) {
 				t.Log(f.Message)
 				reasons = append(reasons, f.Reason)
 			}

@@ -46,7 +46,7 @@ func (h *Host) portsInUse(state *rules.State) []Finding {
 		if i < 0 || reaches(f, netip.AddrPortFrom(key.Addr, key.Port)) {
 			continue
 		}
-		out = append(out, Finding{Reason: ReasonPortInUse, Message: fmt.Sprintf(
+		out = append(out, Finding{Reason: ReasonPortInUse, Owner: listenerOf(f), Message: fmt.Sprintf(
 			"%s %s is listener %s of Gateway %s, and a process of this host listens at %s: what comes to that address goes to the Gateway's endpoints, no longer to the process; give one of the two another port",
 			key.Protocol, netip.AddrPortFrom(key.Addr, key.Port), f.Owner.Listener, f.Owner.Gateway,
 			netip.AddrPortFrom(addrs[i], key.Port))})

@@ -1,0 +1,66 @@
+package topology
+
+import (
+	"fmt"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// Conditions of ours about what nodes found. Absent where they found nothing.
+const (
+	// ConditionImpaired, of a Gateway: flows through some nodes fail for a reason that
+	// is not ours to remove, such as a firewall. The rules are in place there, so that
+	// Programmed is True all the same.
+	ConditionImpaired = "portway.dev/Impaired"
+	// ConditionPortContended, of a listener: its port is also a Service's NodePort, a
+	// pod's hostPort or of a process on a node. The listener has it.
+	ConditionPortContended = "portway.dev/PortContended"
+	// ReasonNodePort is of ConditionPortContended; its others are those of findings.
+	ReasonNodePort = "NodePort"
+)
+
+// foundLength is to how many bytes a node's message is cut: three are shown.
+const foundLength = 384
+
+func impaired(on []found) Condition {
+	return newCondition(ConditionImpaired, metav1.ConditionTrue, on[0].Reason, "flows through some nodes fail: "+listFound(on))
+}
+
+func portContended(l *Listener, on []found) Condition {
+	var parts []string
+	reason := ReasonNodePort
+	if l.outranked != (types.NamespacedName{}) {
+		parts = append(parts, fmt.Sprintf(
+			"%s port %d is a NodePort of Service %s, too, which is younger: at the addresses of this Gateway it does not reach the Service; give the Service another nodePort",
+			l.Protocol, l.Port, l.outranked))
+	} else {
+		reason = on[0].Reason
+	}
+	if len(on) > 0 {
+		parts = append(parts, listFound(on))
+	}
+	return newCondition(ConditionPortContended, metav1.ConditionTrue, reason, strings.Join(parts, "; "))
+}
+
+// listFound reads "node-a: …; node-b: … and 3 more".
+func listFound(on []found) string {
+	const shown = 3
+	texts := make([]string, 0, shown)
+	for _, f := range on[:min(len(on), shown)] {
+		texts = append(texts, f.node+": "+truncate(f.Message, foundLength))
+	}
+	list := strings.Join(texts, "; ")
+	if more := len(on) - shown; more > 0 {
+		list += fmt.Sprintf(" and %d more", more)
+	}
+	return list
+}
+
+func nodePortTaken(l *Listener, service types.NamespacedName) fault {
+	return faultf(gatewayv1.ListenerReasonPortUnavailable,
+		"%s: %s port %d of the nodes is a NodePort of Service %s, which is older; choose another port, or give the Service another nodePort",
+		l.field("port"), l.Protocol, l.Port, service)
+}
