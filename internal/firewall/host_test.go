@@ -18,8 +18,10 @@ func hostWith(files map[string]string, bridges ...Bridge) *Host {
 	for path, content := range files {
 		proc[path] = &fstest.MapFile{Data: []byte(content)}
 	}
-	return &Host{Proc: proc, Bridges: func() ([]Bridge, error) { return bridges, nil },
-		Published: func() ([]Published, error) { return nil, nil }}
+	return &Host{
+		Proc: proc, Bridges: func() ([]Bridge, error) { return bridges, nil },
+		Published: func() ([]Published, error) { return nil, nil },
+	}
 }
 
 // one is a State with one Frontend and one local endpoint.
@@ -65,10 +67,12 @@ func TestPortInUse(t *testing.T) {
 			got := hostWith(map[string]string{"thread-self/net/" + test.file: test.content}).Findings(one(test.key, test.endpoint))
 			var want []Finding
 			if test.at != "" {
-				want = []Finding{{ReasonPortInUse, test.key.Protocol.String() + " " + netip.AddrPortFrom(test.key.Addr, test.key.Port).String() +
-					" is listener web of Gateway default/gateway, and a process of this host listens at " + test.at +
-					": what comes to that address goes to the Gateway's endpoints, no longer to the process; give one of the two another port",
-					rules.Owner{Gateway: "default/gateway", Listener: "web"}}}
+				want = []Finding{{
+					ReasonPortInUse, test.key.Protocol.String() + " " + netip.AddrPortFrom(test.key.Addr, test.key.Port).String() +
+						" is listener web of Gateway default/gateway, and a process of this host listens at " + test.at +
+						": what comes to that address goes to the Gateway's endpoints, no longer to the process; give one of the two another port",
+					rules.Owner{Gateway: "default/gateway", Listener: "web"},
+				}}
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)

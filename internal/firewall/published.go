@@ -210,40 +210,20 @@ func (r *reader) published(ours string) ([]Published, error) {
 // publishedBy reads a rule that asks for one port, and for an address or none, and
 // translates or leads to a chain that does.
 func publishedBy(exprs []any) (p Published, ok bool) {
-	const port, daddr, l4proto = 1, 2, 3
-	holds := map[uint32]int{} // registers
+	holds := map[uint32]part{}
 	translates := false
 	for _, e := range exprs {
 		switch e := e.(type) {
 		case *expr.Meta:
-			holds[place(e.Register)] = 0
+			holds[place(e.Register)] = otherPart
 			if e.Key == expr.MetaKeyL4PROTO && !e.SourceRegister {
-				holds[place(e.Register)] = l4proto
+				holds[place(e.Register)] = protocolPart
 			}
 		case *expr.Payload:
-			held := 0
-			switch {
-			case e.Base == expr.PayloadBaseTransportHeader && e.Offset == 2 && e.Len == 2:
-				held = port
-			case e.Base == expr.PayloadBaseNetworkHeader && (e.Offset == 16 && e.Len == 4 || e.Offset == 24 && e.Len == 16):
-				held = daddr
-			}
-			holds[place(e.DestRegister)] = held
+			holds[place(e.DestRegister)] = partOf(e)
 		case *expr.Cmp:
-			if e.Op != expr.CmpOpEq {
-				continue
-			}
-			switch holds[place(e.Register)] {
-			case port:
-				if len(e.Data) == 2 {
-					p.First = binary.BigEndian.Uint16(e.Data)
-				}
-			case daddr:
-				p.To, _ = netip.AddrFromSlice(e.Data)
-			case l4proto:
-				if len(e.Data) == 1 {
-					p.Protocol = rules.Protocol(e.Data[0])
-				}
+			if e.Op == expr.CmpOpEq {
+				p.learn(holds[place(e.Register)], e.Data)
 			}
 		case *expr.Verdict:
 			v := nftVerdict(e.Kind)
@@ -254,6 +234,39 @@ func publishedBy(exprs []any) (p Published, ok bool) {
 	}
 	p.Last = p.First
 	return p, translates && p.First != 0 && (p.Protocol == rules.TCP || p.Protocol == rules.UDP)
+}
+
+// part is what of a packet says where it is published.
+type part uint8
+
+const (
+	otherPart part = iota
+	protocolPart
+	addressPart
+	portPart
+)
+
+func partOf(e *expr.Payload) part {
+	switch {
+	case e.Base == expr.PayloadBaseTransportHeader && e.Offset == 2 && e.Len == 2:
+		return portPart
+	case e.Base == expr.PayloadBaseNetworkHeader && (e.Offset == 16 && e.Len == 4 || e.Offset == 24 && e.Len == 16):
+		return addressPart
+	default:
+		return otherPart
+	}
+}
+
+// learn notes what a part has to be.
+func (p *Published) learn(what part, data []byte) {
+	switch {
+	case what == protocolPart && len(data) == 1:
+		p.Protocol = rules.Protocol(data[0])
+	case what == portPart && len(data) == 2:
+		p.First = binary.BigEndian.Uint16(data)
+	case what == addressPart:
+		p.To, _ = netip.AddrFromSlice(data)
+	}
 }
 
 // published finds Frontends whose port is one of those.

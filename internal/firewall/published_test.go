@@ -42,27 +42,34 @@ func TestPublishedByIPTables(t *testing.T) {
 // publishing are commands that publish port 8080 of TCP as somebody does, and where a
 // Finding has to say that it is.
 var publishing = map[string]struct{ script, where string }{
-	"portmap with iptables-nft": {`
+	"portmap with iptables-nft": {
+		`
 iptables-nft -t nat -N CNI-HOSTPORT-DNAT
 iptables-nft -t nat -N CNI-DN-1
 iptables-nft -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
 iptables-nft -t nat -A CNI-HOSTPORT-DNAT -p tcp -m comment --comment 'dnat name: "cbr0"' -m multiport --dports 8080 -j CNI-DN-1
 iptables-nft -t nat -A CNI-DN-1 -p tcp --dport 8080 -j DNAT --to-destination 10.0.0.9:80`,
-		"chain CNI-HOSTPORT-DNAT of table nat (iptables-nft)"},
-	"Docker with iptables-legacy": {`
+		"chain CNI-HOSTPORT-DNAT of table nat (iptables-nft)",
+	},
+	"Docker with iptables-legacy": {
+		`
 iptables-legacy -t nat -N DOCKER
 iptables-legacy -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
 iptables-legacy -t nat -A DOCKER ! -i docker0 -p tcp --dport 8080 -j DNAT --to-destination 10.0.0.9:80`,
-		"chain DOCKER of table nat (iptables-legacy)"},
-	"portmap with nft": {`
+		"chain DOCKER of table nat (iptables-legacy)",
+	},
+	"portmap with nft": {
+		`
 nft -f - <<N
 table ip cni_hostport {
 	chain prerouting { type nat hook prerouting priority dstnat; fib daddr type local jump hostports; }
 	chain hostports { tcp dport 8080 dnat to 10.0.0.9:80; }
 }
 N`,
-		"chain hostports of table ip cni_hostport (nft)"},
-	"Podman with nft": {`
+		"chain hostports of table ip cni_hostport (nft)",
+	},
+	"Podman with nft": {
+		`
 nft -f - <<N
 table inet netavark {
 	chain nv_1_dnat { tcp dport 8080 dnat ip to 10.0.0.9:80; }
@@ -70,7 +77,8 @@ table inet netavark {
 	chain prerouting { type nat hook prerouting priority dstnat; fib daddr type local jump ports; }
 }
 N`,
-		"chain nv_1_dnat of table inet netavark (nft)"},
+		"chain nv_1_dnat of table inet netavark (nft)",
+	},
 }
 
 // In every way of publishing, the listener is told, and its neighbours are not; and to
