@@ -20,10 +20,10 @@
 // directories do not see each other.
 //
 // What it does not prove: images and limits, a real network card, a kernel per
-// node. There is no cluster DNS. ClusterIPs work with Options.KubeProxy only; pods
-// reach the API server without it.
+// node. There is no cluster DNS. ClusterIPs and NodePorts work with Options.KubeProxy
+// only; pods reach the API server without it.
 //
-// Invariants, each with the test that fails when it breaks (all in TestLab):
+// Invariants, each with the test that fails when it breaks (without a name in TestLab):
 //
 //   - a pod's addresses are reachable from every node (reach);
 //   - a pod has the rights of its service account, no more (rights);
@@ -33,5 +33,7 @@
 //   - a new node joins and gets its pods (join);
 //   - a container that ends is started again (restart);
 //   - the pods run on while there is no API server (apiserver);
-//   - nothing of a deleted pod is left (delete).
+//   - nothing of a deleted pod is left (delete);
+//   - kube-proxy's rules of either mode are there when a node is up, and those of the
+//     other mode gone (TestKubeProxy).
 package lab

@@ -32,6 +32,14 @@ const (
 	Etcd              = machine.Etcd
 )
 
+// Modes of kube-proxy: ProxyIPTables with the machine's "iptables", ProxyLegacy with its
+// "iptables-legacy".
+const (
+	ProxyNFTables = machine.ProxyNFTables
+	ProxyIPTables = machine.ProxyIPTables
+	ProxyLegacy   = machine.ProxyLegacy
+)
+
 // upLimit is what a lab may take to be ready once its programs are built.
 const upLimit = 3 * time.Minute
 
@@ -48,8 +56,8 @@ type Options struct {
 	// BinDirs or among the lab's own ("echo").
 	Images  map[string]string
 	BinDirs []string
-	// KubeProxy runs kube-proxy (nftables mode) on every node.
-	KubeProxy bool
+	// KubeProxy is the mode in which every node runs kube-proxy; empty: none does.
+	KubeProxy string
 	// Audit records the requests of service accounts in DIR/audit.log.
 	Audit bool
 	// Progress gets what is being done; nil: nobody.
@@ -90,6 +98,9 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	}
 	if o.Progress == nil {
 		o.Progress = io.Discard
+	}
+	if err := machine.CheckProxy(o.KubeProxy); err != nil {
+		return nil, err
 	}
 	dir, err := filepath.Abs(orDefault(o.Dir, DefaultDir()))
 	if err != nil {
@@ -310,6 +321,13 @@ func (l *Lab) Disconnect(node int) error {
 // Connect undoes Disconnect.
 func (l *Lab) Connect(node int) error {
 	return l.call("Wire", machine.Wire{Node: node, Connected: true}, &machine.None{})
+}
+
+// Proxy runs kube-proxy on a node in a mode, anew if it runs, and returns when all its
+// rules are written; without a mode it ends it. The rules stay, until kube-proxy starts
+// there in another mode.
+func (l *Lab) Proxy(node int, mode string) error {
+	return l.call("Proxy", machine.Proxy{Node: node, Mode: mode}, &machine.None{})
 }
 
 // Stop kills a component of the control plane.

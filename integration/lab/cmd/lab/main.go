@@ -54,6 +54,7 @@ func root() *cobra.Command {
 		onNode(&dir, "boot", "start a node again, or a new one", (*lab.Lab).Boot),
 		onNode(&dir, "disconnect", "take a node off the network", (*lab.Lab).Disconnect),
 		onNode(&dir, "connect", "put a node back on the network", (*lab.Lab).Connect),
+		proxy(&dir),
 		onComponent(&dir, "stop", "kill a component of the control plane", (*lab.Lab).Stop),
 		onComponent(&dir, "start", "start a component of the control plane", (*lab.Lab).Start),
 	)
@@ -99,7 +100,8 @@ func up(dir *string) *cobra.Command {
 	flags.StringVar(&o.CRDs, "crds", lab.CRDsStandard, "standard, experimental, v1alpha2, none or a directory")
 	flags.StringToStringVar(&o.Images, "image", nil, "NAME=BINARY: what stands for an image")
 	flags.StringSliceVar(&o.BinDirs, "bin", nil, "directory of binaries called like their images")
-	flags.BoolVar(&o.KubeProxy, "kube-proxy", false, "run kube-proxy on every node")
+	flags.StringVar(&o.KubeProxy, "kube-proxy", "", "run kube-proxy on every node, in mode nftables (without a value), iptables or iptables-legacy")
+	flags.Lookup("kube-proxy").NoOptDefVal = lab.ProxyNFTables
 	flags.BoolVar(&o.Audit, "audit", false, "record the requests of service accounts in audit.log")
 	return c
 }
@@ -260,6 +262,27 @@ func onNode(dir *string, use, short string, do func(*lab.Lab, int) error) *cobra
 				return err
 			}
 			return do(l, i)
+		},
+	}
+}
+
+func proxy(dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "proxy I [nftables|iptables|iptables-legacy]", Short: "run kube-proxy on a node, anew if it runs; without a mode end it", Args: cobra.RangeArgs(1, 2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			i, err := strconv.Atoi(args[0])
+			if err != nil {
+				return err
+			}
+			l, err := lab.Open(*dir)
+			if err != nil {
+				return err
+			}
+			mode := ""
+			if len(args) == 2 {
+				mode = args[1]
+			}
+			return l.Proxy(i, mode)
 		},
 	}
 }

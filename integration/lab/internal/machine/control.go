@@ -26,6 +26,12 @@ type Wire struct {
 	Connected bool
 }
 
+// Proxy says in which mode a node is to run kube-proxy; empty: it is not.
+type Proxy struct {
+	Node int
+	Mode string
+}
+
 // Status says what runs. Processes are numbered as the lab sees them: the first
 // process of the lab is 1.
 type Status struct {
@@ -52,6 +58,9 @@ func (c *Control) Crash(node int, _ *None) error { return c.machine.Crash(node) 
 
 // Wire is Machine.Wire.
 func (c *Control) Wire(w Wire, _ *None) error { return c.machine.Wire(w.Node, w.Connected) }
+
+// Proxy is Machine.Proxy.
+func (c *Control) Proxy(p Proxy, _ *None) error { return c.machine.Proxy(c.ctx, p.Node, p.Mode) }
 
 // Start is Machine.Start.
 func (c *Control) Start(component string, _ *None) error {

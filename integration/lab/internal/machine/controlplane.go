@@ -15,7 +15,6 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/portway-dev/portway/integration/lab/internal/layout"
-	"github.com/portway-dev/portway/integration/lab/internal/netns"
 	"github.com/portway-dev/portway/integration/lab/internal/pki"
 )
 
@@ -240,29 +239,4 @@ func (m *Machine) schedulerArgs() []string {
 		"--kube-api-qps", "300", "--kube-api-burst", "600",
 		"--bind-address", "127.0.0.1", "--v", "1",
 	}
-}
-
-const proxyConfig = `apiVersion: kubeproxy.config.k8s.io/v1alpha1
-kind: KubeProxyConfiguration
-mode: nftables
-hostnameOverride: %s
-clusterCIDR: %s
-clientConnection: {kubeconfig: %q}
-conntrack: {maxPerCore: 0, min: 0, tcpCloseWaitTimeout: 0s, tcpEstablishedTimeout: 0s}
-nftables: {minSyncPeriod: 100ms, syncPeriod: 30s}
-`
-
-// startProxy runs kube-proxy in the network of node I. It sets machine-wide
-// limits unless its configuration says not to.
-func (m *Machine) startProxy(place *netns.Handle, i int) (*process, error) {
-	dir := filepath.Join(m.Dir, layout.NodeName(i))
-	file := filepath.Join(dir, "kube-proxy.yaml")
-	config := fmt.Sprintf(proxyConfig, layout.NodeName(i), layout.Pods(m.Dual), m.componentConfig("kube-proxy"))
-	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
-		return nil, err
-	}
-	return program{
-		name: "kube-proxy", logDir: dir, place: place,
-		args: []string{filepath.Join(m.Bin, "kube-proxy"), "--config", file, "--v", "2"},
-	}.start()
 }

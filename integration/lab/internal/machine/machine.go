@@ -34,8 +34,8 @@ type Config struct {
 	Images    map[string]string
 	BinDirs   []string
 	CRDs      string // a directory of manifests applied at start; empty: none
-	KubeProxy bool
-	Audit     bool // record every request of a service account in DIR/audit.log
+	KubeProxy string // the mode in which every node runs it; empty: none does
+	Audit     bool   // record every request of a service account in DIR/audit.log
 }
 
 // Config file and socket of a lab.

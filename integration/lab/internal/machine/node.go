@@ -28,11 +28,11 @@ type node struct {
 	place *netns.Handle
 	boot  string // changes with every boot
 	init  *process
-	proxy *process // nil without kube-proxy
+	proxy *process // nil: no kube-proxy
 }
 
-// Boot starts node I and waits until it is Ready. A number that was never used
-// makes a new node join.
+// Boot starts node I and waits until it is Ready and has the rules of its kube-proxy. A
+// number that was never used makes a new node join.
 func (m *Machine) Boot(ctx context.Context, i int) error {
 	if i < 1 || i > layout.MaxNodes {
 		return fmt.Errorf("no node %d: they count from 1 to %d", i, layout.MaxNodes)
@@ -52,9 +52,13 @@ func (m *Machine) Boot(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	return waitFor(ctx, nodeReadyLimit, layout.NodeName(i)+" to be Ready", booted.init, func(ctx context.Context) error {
+	err = waitFor(ctx, nodeReadyLimit, layout.NodeName(i)+" to be Ready", booted.init, func(ctx context.Context) error {
 		return m.nodeReady(ctx, i, booted.boot)
 	})
+	if err != nil || m.KubeProxy == "" {
+		return err
+	}
+	return m.Proxy(ctx, i, m.KubeProxy)
 }
 
 // startNode needs mu.
@@ -101,10 +105,6 @@ func (m *Machine) startNodeIn(n *node, i int) error {
 		name: "kubelet", logDir: dir, place: n.place, clone: pid1.CloneFlags,
 		args: append(append(init, "--"), m.kubeletArgs(i, n.boot)...),
 	}.start()
-	if err != nil || !m.KubeProxy {
-		return err
-	}
-	n.proxy, err = m.startProxy(n.place, i)
 	return err
 }
 

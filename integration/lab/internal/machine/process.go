@@ -70,16 +70,27 @@ func (p *process) ended() error {
 	}
 }
 
-// kill ends the process at once, as a power failure would, and waits for its end.
-// What it started outside its own process namespace stays.
+// killLimit is what a death may take.
+const killLimit = 10 * time.Second
+
+// kill ends the process at once, as a power failure would, and with it its group: it may
+// only be what entered a namespace for its child. It waits for the end of all of them.
 func (p *process) kill() error {
-	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("kill %s: %w", p.name, err)
-	}
-	select {
-	case <-p.done:
+	if p.ended() != nil {
 		return nil
-	case <-time.After(10 * time.Second):
-		return fmt.Errorf("%s did not die", p.name)
+	}
+	late := time.Now().Add(killLimit)
+	for {
+		err := syscall.Kill(-p.pid(), syscall.SIGKILL)
+		switch {
+		case errors.Is(err, syscall.ESRCH):
+			<-p.done
+			return nil
+		case err != nil:
+			return fmt.Errorf("kill %s: %w", p.name, err)
+		case time.Now().After(late):
+			return fmt.Errorf("%s did not die", p.name)
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
