@@ -88,8 +88,8 @@
 //     It ends no connection where others' rules need conntrack, as kube-proxy's do
 //     (TestCleanupKeepsWhatIsEstablished).
 //   - Without the commands or the kernel's features New says what is missing
-//     (TestUnableSaysWhatIsMissing), and without the right to use them that
-//     (TestMissingRightIsTold).
+//     (TestUnableSaysWhatIsMissing), and without the right to use them, or the lock of
+//     iptables-legacy, that (TestMissingRightIsTold, TestLockIsTold).
 //   - A client stays with its endpoint (TestClientsStay).
 //   - A change of backends under traffic refuses nothing and leaves nothing behind
 //     (TestSwitchOfBackendsRefusesNothing).

@@ -91,6 +91,8 @@ func (p *Programmer) open(ctx context.Context) (err error) {
 	}
 	switch err := p.addFamily(ctx, true); {
 	case err == nil:
+	case errors.Is(err, errLocked):
+		return err
 	case !hasIPv6():
 		p.limits = append(p.limits, "this kernel has IPv6 off: there is nothing to serve of IPv6")
 	default:

@@ -434,6 +434,17 @@ func TestUnableSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
+// A lock that another one holds, or that a container does not have, says nothing of the
+// kernel.
+func TestLockIsTold(t *testing.T) {
+	_, c := inNamespace(t, Legacy)
+	t.Setenv("XTABLES_LOCKFILE", "/nowhere/xtables.lock")
+	var unable *UnableError
+	if _, err := New(c); !errors.Is(err, errLocked) || errors.As(err, &unable) {
+		t.Errorf("%v, want that there is no access to the lock", err)
+	}
+}
+
 func TestWarnsOfManyListeners(t *testing.T) {
 	p := &Programmer{state: manyFrontends(manyListeners)}
 	if got := p.Limitations(); len(got) != 0 {

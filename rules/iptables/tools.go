@@ -3,6 +3,7 @@ package iptables
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -145,10 +146,22 @@ func (t *tools) run(ctx context.Context, input []byte, name string, args ...stri
 func commandError(name string, err error, printed string) error {
 	text := strings.Join(strings.Fields(printed), " ")
 	text = text[:min(len(text), 400)]
+	if locked(text) {
+		return fmt.Errorf("%s: %w (%w): %s", name, errLocked, err, text)
+	}
 	if forbidden(text) {
 		return fmt.Errorf("%s: %w (%w): %s", name, os.ErrPermission, err, text)
 	}
 	return fmt.Errorf("%s: %w: %s", name, err, text)
+}
+
+// errLocked says why a command of iptables-legacy did nothing: it takes a lock first, by
+// which it and those of others, in other containers, too, wait for each other.
+var errLocked = errors.New("no access to the lock of iptables; it is the host's /run/xtables.lock, which has to be there to write")
+
+// locked reports whether a command says that it could not get its lock.
+func locked(text string) bool {
+	return strings.Contains(text, "can't open lock file") || strings.Contains(text, "holding the xtables lock")
 }
 
 // forbidden reports whether a command says that a right is missing.
