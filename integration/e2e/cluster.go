@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,10 @@ type Options struct {
 	Name string
 	// CRDs of the Gateway API, see lab.Options.
 	CRDs string
+	// KubeProxy, see lab.Options.
+	KubeProxy string
+	// Deployment is the directory here of what Deploy applies; default "deploy".
+	Deployment string
 	// BinDirs hold binaries for images of the tests.
 	BinDirs  []string
 	Progress io.Writer
@@ -48,6 +53,7 @@ type Cluster struct {
 	Kube    kubernetes.Interface
 	Gateway gatewayclient.Interface
 	root    string // of the repository
+	deploy  string // the kustomization of the product
 }
 
 // Start builds the product and starts a lab without it.
@@ -67,12 +73,13 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 		}
 	}
 	l, err := lab.Up(ctx, lab.Options{
-		Dir: dir, Nodes: Nodes, Dual: true, CRDs: o.CRDs, BinDirs: append([]string{bin}, o.BinDirs...), Progress: o.Progress,
+		Dir: dir, Nodes: Nodes, Dual: true, CRDs: o.CRDs, KubeProxy: o.KubeProxy,
+		BinDirs: append([]string{bin}, o.BinDirs...), Progress: o.Progress,
 	})
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{Lab: l, root: root}
+	c := &Cluster{Lab: l, root: root, deploy: filepath.Join(root, "integration", "e2e", cmp.Or(o.Deployment, "deploy"))}
 	if err := c.connect(); err != nil {
 		return nil, errors.Join(err, l.Down())
 	}
@@ -91,10 +98,10 @@ func (c *Cluster) connect() error {
 	return err
 }
 
-// Deploy applies deploy/base and a GatewayClass. With wait it returns when all
+// Deploy applies the product and a GatewayClass. With wait it returns when all
 // programs of the product are ready.
 func (c *Cluster) Deploy(ctx context.Context, wait bool) error {
-	manifests, err := c.Kubectl(ctx, "kustomize", "--load-restrictor=LoadRestrictionsNone", filepath.Join(c.root, "integration/e2e/deploy"))
+	manifests, err := c.Kubectl(ctx, "kustomize", "--load-restrictor=LoadRestrictionsNone", c.deploy)
 	if err != nil {
 		return err
 	}

@@ -31,13 +31,20 @@ const (
 // start starts a cluster of the test's own, without the product.
 func start(t *testing.T, crds string) *Cluster {
 	t.Helper()
+	return startWith(t, Options{CRDs: crds})
+}
+
+// startWith does so with more to choose.
+func startWith(t *testing.T, o Options) *Cluster {
+	t.Helper()
 	if os.Getenv("E2E") == "" {
 		t.Skip("E2E=1 starts a Kubernetes on this machine; it needs root")
 	}
 	if _, err := lab.Build(t.Context(), os.Stderr); err != nil {
 		t.Fatal(err)
 	}
-	c, err := Start(t.Context(), Options{Name: "e2e-" + t.Name(), CRDs: crds, Progress: os.Stderr})
+	o.Name, o.Progress = "e2e-"+t.Name(), os.Stderr
+	c, err := Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}

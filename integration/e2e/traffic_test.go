@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/portway-dev/portway/integration/lab"
 )
 
 // UDP asks from one port after another: a packet from a port that asked before is of
@@ -24,10 +26,16 @@ var lastPort atomic.Int64
 // ask opens one TCP connection from outside the cluster, or sends one UDP packet,
 // and returns the name of the pod that answers.
 func (c *Cluster) ask(ctx context.Context, network, address string) (pod string, err error) {
-	return pod, errors.Join(c.Outside().Do(func() error {
+	return askFrom(ctx, c.Outside(), network, address)
+}
+
+// askFrom does so from somewhere else.
+func askFrom(ctx context.Context, from *lab.Place, network, address string) (pod string, err error) {
+	outer := from.Do(func() error {
 		pod, err = askHere(ctx, network, address)
 		return nil
-	}), err)
+	})
+	return pod, errors.Join(outer, err)
 }
 
 // askHere does the same from the network of the calling thread.
@@ -113,11 +121,17 @@ const (
 
 func (c *Cluster) stream(t *testing.T, network, address string) *stream {
 	t.Helper()
+	return streamFrom(t, c.Outside(), askers, network, address)
+}
+
+// streamFrom asks from somewhere else.
+func streamFrom(t *testing.T, from *lab.Place, askers int, network, address string) *stream {
+	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	s := &stream{stop: stop, answers: map[string]int{}}
 	for range askers {
 		s.done.Go(func() {
-			if err := c.Outside().Do(func() error { s.run(ctx, network, address); return nil }); err != nil {
+			if err := from.Do(func() error { s.run(ctx, network, address); return nil }); err != nil {
 				s.record("", err)
 			}
 		})
