@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/google/nftables/expr"
+
+	"github.com/portway-dev/portway/internal/netfilter"
 )
 
 // describe says what a rule does, much as nft does, for people who look for it in a
@@ -138,7 +140,7 @@ func payloadName(e *expr.Payload) string {
 func printed(label string, data []byte) string {
 	switch {
 	case strings.HasSuffix(label, "ifname"):
-		return `"` + text(data) + `"`
+		return `"` + netfilter.Text(data) + `"`
 	case strings.HasSuffix(label, "addr"):
 		if addr, ok := netip.AddrFromSlice(data); ok {
 			return addr.String()

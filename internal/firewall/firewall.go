@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/portway-dev/portway/internal/netfilter"
 	"github.com/portway-dev/portway/internal/shorten"
 	"github.com/portway-dev/portway/rules"
 )
@@ -38,7 +39,7 @@ func (c Config) Validate() error {
 // the thread that calls.
 type Firewall struct {
 	config Config
-	reader *reader             // nil: the kernel has no nf_tables
+	reader *reader
 	tools  map[tool]*installed // nil: not installed
 	saved  map[tool]map[string]saved
 
@@ -76,16 +77,16 @@ func New(c Config) (*Firewall, error) {
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("firewall: %w", err)
 	}
-	r, err := openReader()
+	conn, err := netfilter.Dial()
 	if err != nil {
 		return nil, fmt.Errorf("firewall: %w", err)
 	}
-	return &Firewall{config: c, reader: r, tools: map[tool]*installed{}, saved: map[tool]map[string]saved{}}, nil
+	return &Firewall{config: c, reader: &reader{Conn: conn}, tools: map[tool]*installed{}, saved: map[tool]map[string]saved{}}, nil
 }
 
 // Close closes the connection; what Ensure added stays.
 func (f *Firewall) Close() error {
-	if f.reader == nil {
+	if f.reader.Conn == nil {
 		return nil
 	}
 	return f.reader.Close()
@@ -182,7 +183,7 @@ func (f *Firewall) Remove(ctx context.Context) error {
 func (f *Firewall) look() (print, error) {
 	var p print
 	var errs [3]error
-	p.generation, errs[0] = f.reader.generation()
+	p.generation, errs[0] = f.reader.Generation()
 	p.legacy4, errs[1] = legacyStamp(false)
 	p.legacy6, errs[2] = legacyStamp(true)
 	return p, errors.Join(errs[:]...)
@@ -251,7 +252,7 @@ func (f *Firewall) readTables(ctx context.Context, now print) (stamp uint64, err
 }
 
 func (f *Firewall) readLegacy(ctx context.Context, t tool) ([]*view, error) {
-	names, err := legacyTables(t.v6)
+	names, err := netfilter.XTables(t.v6)
 	if err != nil {
 		return nil, err
 	}

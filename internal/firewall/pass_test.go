@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/portway-dev/portway/internal/netfilter"
 	"github.com/portway-dev/portway/internal/netns"
 )
 
@@ -227,7 +228,7 @@ func TestAsksForNoTableThatIsNotThere(t *testing.T) {
 	f.do(func() error { return f.firewall.Remove(t.Context()) })
 	f.do(func() error {
 		for _, v6 := range []bool{false, true} {
-			names, err := legacyTables(v6)
+			names, err := netfilter.XTables(v6)
 			if err != nil || len(names) > 0 {
 				return fmt.Errorf("tables %v: %w", names, err)
 			}

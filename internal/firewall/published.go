@@ -15,6 +15,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/portway-dev/portway/internal/netfilter"
 	"github.com/portway-dev/portway/rules"
 )
 
@@ -40,13 +41,14 @@ var publishers = []string{
 // hostPublished reads what is published on this host by others than our table. It makes
 // no table by looking.
 func hostPublished(ours string) ([]Published, error) {
-	r, err := openReader()
+	conn, err := netfilter.Dial()
 	if err != nil {
 		return nil, err
 	}
+	r := &reader{Conn: conn}
 	var out []Published
 	var errs []error
-	if r != nil {
+	if conn != nil {
 		defer func() { _ = r.Close() }() // only read
 		found, err := r.published(ours)
 		out, errs = append(out, found...), append(errs, err)
@@ -91,13 +93,13 @@ func (t tool) published(r *reader) ([]Published, error) {
 // publishers returns those that there may be.
 func (t tool) publishers(r *reader) ([]string, error) {
 	if t.legacy {
-		tables, err := legacyTables(t.v6)
+		tables, err := netfilter.XTables(t.v6)
 		if err != nil || !slices.Contains(tables, "nat") {
 			return nil, err
 		}
 		return publishers, nil
 	}
-	if r == nil {
+	if r.Conn == nil {
 		return nil, nil
 	}
 	family := byte(unix.NFPROTO_IPV4)
@@ -106,7 +108,7 @@ func (t tool) publishers(r *reader) ([]string, error) {
 	}
 	var out []string
 	for _, chain := range publishers {
-		_, err := r.ask(unix.NFT_MSG_GETCHAIN, family, 0,
+		_, err := r.Ask(unix.NFT_MSG_GETCHAIN, family, 0,
 			netlink.Attribute{Type: unix.NFTA_CHAIN_TABLE, Data: []byte("nat\x00")},
 			netlink.Attribute{Type: unix.NFTA_CHAIN_NAME, Data: append([]byte(chain), 0)})
 		switch {
@@ -169,7 +171,7 @@ func parsePublished(line string) []Published {
 // published reads tables of nf_tables that translate: all but ours, those of iptables and
 // kube-proxy's, for which rules with names of their own stand.
 func (r *reader) published(ours string) ([]Published, error) {
-	answers, err := r.ask(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, netlink.Dump)
+	answers, err := r.Ask(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, netlink.Dump)
 	if err != nil {
 		return nil, fmt.Errorf("list chains: %w", err)
 	}
@@ -179,8 +181,8 @@ func (r *reader) published(ours string) ([]Published, error) {
 	}
 	translating := map[tableKey]bool{}
 	for _, a := range answers {
-		key := tableKey{a.family, text(a.attrs.get(unix.NFTA_CHAIN_TABLE))}
-		family, known := families[a.family]
+		key := tableKey{a.Family, netfilter.Text(a.Attrs.Get(unix.NFTA_CHAIN_TABLE))}
+		family, known := families[a.Family]
 		skip := !known || key.name == "kube-proxy" || key.name == ours || key.name == "nat" && family != "inet"
 		if c := parseChain(a); !skip && c.nat && c.hook == prerouting {
 			translating[key] = true
@@ -188,17 +190,17 @@ func (r *reader) published(ours string) ([]Published, error) {
 	}
 	var out []Published
 	for key := range translating {
-		rulesOf, err := r.ask(unix.NFT_MSG_GETRULE, key.family, netlink.Dump,
+		rulesOf, err := r.Ask(unix.NFT_MSG_GETRULE, key.family, netlink.Dump,
 			netlink.Attribute{Type: unix.NFTA_RULE_TABLE, Data: append([]byte(key.name), 0)})
 		if err != nil {
 			return out, fmt.Errorf("list the rules of table %s %s: %w", families[key.family], key.name, err)
 		}
 		for _, a := range rulesOf {
-			if text(a.attrs.get(unix.NFTA_RULE_TABLE)) != key.name {
+			if netfilter.Text(a.Attrs.Get(unix.NFTA_RULE_TABLE)) != key.name {
 				continue
 			}
-			if p, ok := publishedBy(parseExpressions(key.family, a.attrs.get(unix.NFTA_RULE_EXPRESSIONS))); ok {
-				p.Where = fmt.Sprintf("chain %s of table %s %s (nft)", text(a.attrs.get(unix.NFTA_RULE_CHAIN)), families[key.family], key.name)
+			if p, ok := publishedBy(parseExpressions(key.family, a.Attrs.Get(unix.NFTA_RULE_EXPRESSIONS))); ok {
+				p.Where = fmt.Sprintf("chain %s of table %s %s (nft)", netfilter.Text(a.Attrs.Get(unix.NFTA_RULE_CHAIN)), families[key.family], key.name)
 				out = append(out, p)
 			}
 		}

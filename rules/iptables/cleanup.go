@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+
+	"github.com/portway-dev/portway/internal/netfilter"
 )
 
 // Remove removes our chains and what leads to them, of both variants and both families,
@@ -48,8 +51,8 @@ func cleanup(ctx context.Context, stats *Stats, variants ...Variant) error {
 	var errs []error
 	for _, v := range variants {
 		for _, ipv6 := range []bool{false, true} {
-			tables := legacyTables(ipv6)
-			if v == Legacy && !tables[natTable] && !tables[filterTable] {
+			tables, err := netfilter.XTables(ipv6)
+			if v == Legacy && err == nil && !slices.Contains(tables, natTable) && !slices.Contains(tables, filterTable) {
 				continue // to look would make them
 			}
 			t, err := findTools(v, ipv6, stats)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -185,19 +184,4 @@ func inside(netns int, f func() error) error {
 		result <- f()
 	}()
 	return <-result
-}
-
-// legacyTables returns the tables of xtables that exist in this namespace. To ask
-// iptables-legacy for a table makes it.
-func legacyTables(ipv6 bool) map[string]bool {
-	name := "ip_tables_names"
-	if ipv6 {
-		name = "ip6_tables_names"
-	}
-	text, _ := os.ReadFile(filepath.Join("/proc/thread-self/net", name)) // none without the module
-	out := make(map[string]bool)
-	for _, table := range strings.Fields(string(text)) {
-		out[table] = true
-	}
-	return out
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+
+	"github.com/portway-dev/portway/internal/netfilter"
 )
 
 // kubeChain is what kubelet and kube-proxy leave for others to find their variant by.
@@ -20,8 +22,8 @@ var (
 func detect(ctx context.Context) (Variant, error) {
 	saved := make(map[Variant][]byte)
 	for _, v := range []Variant{NFT, Legacy} {
-		if v == Legacy && len(legacyTables(false)) == 0 { // to look would make them
-			continue
+		if tables, err := netfilter.XTables(false); v == Legacy && err == nil && len(tables) == 0 {
+			continue // to look would make them
 		}
 		out, err := exec.CommandContext(ctx, "iptables-"+string(v)+"-save").Output()
 		if err != nil && ctx.Err() != nil {
