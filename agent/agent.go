@@ -19,9 +19,11 @@ import (
 )
 
 // programmer makes the kernel forward what a State says. Program is idempotent,
-// keeps the old rules where it fails and says per Gateway what is committed.
+// keeps the old rules where it fails and says per Gateway what is committed. Disturbed
+// looks, at little cost and at any time, whether others made another Program necessary.
 type programmer interface {
 	Program(ctx context.Context, state *rules.State) (rules.Results, error)
+	Disturbed() bool
 	Cleanup(ctx context.Context) error
 }
 
@@ -46,6 +48,7 @@ type agent struct {
 	limitations func() []string
 	// preflight tells what the host lacks to serve at these addresses.
 	preflight func([]netip.Addr) []string
+	lookout   *lookout
 	flows     *flowSweeper  // nil: flows are left alone
 	gate      *gate         // nil: firewalls of others are left alone
 	statuses  *statusWriter // nil when nobody wants them
@@ -71,7 +74,7 @@ type agent struct {
 }
 
 func newAgent(node string, config topology.Config, from source, to programmer, addresses func() ([]netip.Addr, error)) *agent {
-	return &agent{
+	a := &agent{
 		node: node, config: config, source: from, programmer: to, addresses: addresses,
 		assign:      cluster.Assign,
 		preflight:   func([]netip.Addr) []string { return nil },
@@ -84,6 +87,8 @@ func newAgent(node string, config topology.Config, from source, to programmer, a
 		graph:       &topology.Graph{},
 		forwarder:   topology.NewForwarder(topology.Node{Name: node}),
 	}
+	a.lookout = &lookout{disturbed: to.Disturbed, moved: func() { signal(a.nudge) }, clock: a.clock}
+	return a
 }
 
 // readdress asks for a pass that looks at the node's addresses and zone. Safe for
@@ -131,6 +136,7 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err() // stopped in the middle: nothing to report
 	}
+	a.lookout.programmed(a.clock.Since(began), results.Restored)
 	a.metrics.programmed(state.Len(), a.clock.Since(began), a.clock.Now(), programError(results, err))
 	if err == nil || !failedWhole(state, results, err) {
 		a.progress.succeed()
@@ -140,6 +146,7 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 		a.flows.offer(state, results, a.forwarder.ListedAddresses)
 	}
 	if results.Restored {
+		a.metrics.restored.Inc()
 		klog.FromContext(ctx).Info("Somebody else deleted or changed our rules; they are in place again")
 	}
 	if a.gate != nil {

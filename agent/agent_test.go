@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,11 +27,15 @@ import (
 
 // fakeProgrammer commits everything, unless it is told to fail.
 type fakeProgrammer struct {
-	mu        sync.Mutex // guards states
+	mu        sync.Mutex // guards states, restored and disturbed
 	states    []*rules.State
+	restored  bool                  // as the results say
+	disturbed func() (program bool) // nil: nobody disturbs
+	takes     time.Duration         // Program does
 	committed map[string]string
 	err       error
 	errs      map[string]error
+	name      string // empty: nftables
 	limits    []string
 	cleaned   bool
 	closed    bool
@@ -41,7 +46,9 @@ type fakeProgrammer struct {
 func (p *fakeProgrammer) Program(_ context.Context, state *rules.State) (rules.Results, error) {
 	p.mu.Lock()
 	p.states = append(p.states, state)
+	restored := p.restored
 	p.mu.Unlock()
+	time.Sleep(p.takes)
 	if p.programmed != nil {
 		p.programmed <- state
 	}
@@ -55,13 +62,26 @@ func (p *fakeProgrammer) Program(_ context.Context, state *rules.State) (rules.R
 		}
 	}
 	p.committed = next
-	return rules.Results{Committed: next, Errors: p.errs, Operations: 1}, nil
+	return rules.Results{Committed: next, Errors: p.errs, Operations: 1, Restored: restored}, nil
+}
+
+func (p *fakeProgrammer) Disturbed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.disturbed != nil && p.disturbed()
+}
+
+// disturb has looks find what they find.
+func (p *fakeProgrammer) disturb(restored bool, disturbed func() bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.restored, p.disturbed = restored, disturbed
 }
 
 func (p *fakeProgrammer) Cleanup(context.Context) error { p.cleaned = true; return p.err }
 func (p *fakeProgrammer) Close() error                  { p.closed = true; return nil }
 func (p *fakeProgrammer) Limitations() []string         { return p.limits }
-func (p *fakeProgrammer) Name() string                  { return backendNFTables }
+func (p *fakeProgrammer) Name() string                  { return cmp.Or(p.name, backendNFTables) }
 
 func (p *fakeProgrammer) last() *rules.State {
 	p.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"k8s.io/klog/v2"
 
@@ -99,7 +100,8 @@ type chosen interface {
 // one has everything in the kernel, and not earlier: in between both lead to the same
 // endpoints.
 type sole struct {
-	chosen
+	mu          sync.Mutex // one call of chosen at a time
+	chosen                 // guarded by mu: Program and Disturbed
 	name        string
 	removeOther func(context.Context) error
 	failures    int
@@ -113,8 +115,20 @@ const maxRemovals = 3
 // Name implements backend.
 func (s *sole) Name() string { return s.name }
 
+// Disturbed implements programmer. While something is being programmed it is not for a look
+// to tell.
+func (s *sole) Disturbed() bool {
+	if !s.mu.TryLock() {
+		return false
+	}
+	defer s.mu.Unlock()
+	return s.chosen.Disturbed()
+}
+
 // Program implements programmer.
 func (s *sole) Program(ctx context.Context, state *rules.State) (rules.Results, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	results, err := s.chosen.Program(ctx, state)
 	if err != nil || s.alone || state.Partial() {
 		return results, err
@@ -161,6 +175,7 @@ func (u unable) Program(_ context.Context, state *rules.State) (rules.Results, e
 }
 
 func (unable) Cleanup(context.Context) error { return nil } // nothing can be there
+func (unable) Disturbed() bool               { return false }
 func (unable) Name() string                  { return "none" }
 func (unable) Limitations() []string         { return nil }
 func (unable) Close() error                  { return nil }

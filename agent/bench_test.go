@@ -66,6 +66,7 @@ func (instantProgrammer) Program(_ context.Context, state *rules.State) (rules.R
 }
 
 func (instantProgrammer) Cleanup(context.Context) error { return nil }
+func (instantProgrammer) Disturbed() bool               { return false }
 
 func manyListeners(b *testing.B, n int) *cluster.Store {
 	b.Helper()

@@ -306,20 +306,25 @@ func TestClusterNodeThatIsUnable(t *testing.T) {
 	})
 }
 
-// TestClusterTellsLimitations: what works less well on this kernel is a finding.
+// TestClusterTellsLimitations: what works less well on this kernel, or with this backend, is
+// a finding.
 func TestClusterTellsLimitations(t *testing.T) {
-	prepare := func(b *clusterBench) {
-		b.cluster.createGuide(t)
-		b.sysctls.set("net/ipv4/ip_forward", "1")
-		b.kernel.limits = []string{"clients time out"}
+	for backend, reason := range map[string]string{backendNFTables: "KernelLimitation", backendIPTables: "IPTablesLimitation"} {
+		t.Run(backend, func(t *testing.T) {
+			prepare := func(b *clusterBench) {
+				b.cluster.createGuide(t)
+				b.sysctls.set("net/ipv4/ip_forward", "1")
+				b.kernel.name, b.kernel.limits = backend, []string{"clients time out"}
+			}
+			inCluster(t, prepare, func(b *clusterBench) {
+				b.settle(time.Second)
+				want := []v1alpha1.Finding{{Reason: reason, Message: "clients time out"}}
+				if got := b.cluster.reports.report("demo-node").Findings; !slices.Equal(got, want) {
+					t.Errorf("findings %+v, want %+v", got, want)
+				}
+			})
+		})
 	}
-	inCluster(t, prepare, func(b *clusterBench) {
-		b.settle(time.Second)
-		want := []v1alpha1.Finding{{Reason: "KernelLimitation", Message: "clients time out"}}
-		if got := b.cluster.reports.report("demo-node").Findings; !slices.Equal(got, want) {
-			t.Errorf("findings %+v, want %+v", got, want)
-		}
-	})
 }
 
 func TestClusterStartsWithoutTheAPI(t *testing.T) {

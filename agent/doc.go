@@ -8,8 +8,17 @@
 // Stopping the agent, whatever the way, changes nothing in the kernel. Nothing is
 // programmed before all objects were read once.
 //
+// Once a second the agent looks, at next to no cost, whether others disturbed its rules or
+// dropped its flows, and makes good what they did: what was flushed is in place again within
+// two seconds, provided that to program all takes less than one (1000 listeners with iptables,
+// thousands with nftables).
+//
 // Invariants, each with the test that fails when it breaks:
 //
+//   - Rules that others flushed are programmed within a second and the time that takes
+//     (TestDisturbedRulesAreProgrammedWithinASecond), whoever did it and with every backend
+//     (TestAgentMendsItsRules in integration/netns); looks that find nothing take a tenth
+//     of a core at most (TestLookoutRests).
 //   - A change of EndpointSlices alone decides nothing anew
 //     (TestPassSliceChangeDoesNotBuild).
 //   - A failure to program leaves the old rules, is told in the status and tried

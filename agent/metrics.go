@@ -13,6 +13,7 @@ type instruments struct {
 	frontends   *componentmetrics.Gauge
 	duration    *componentmetrics.Histogram
 	failures    *componentmetrics.Counter
+	restored    *componentmetrics.Counter
 	lastSuccess *componentmetrics.Gauge
 	apiFailures *componentmetrics.CounterVec
 	flowsEnded  *componentmetrics.CounterVec
@@ -46,6 +47,12 @@ func newInstruments() *instruments {
 			Namespace: namespace, Subsystem: subsystem, Name: "program_failures_total", StabilityLevel: componentmetrics.ALPHA,
 			Help: "Times that something could not be programmed; the rules before stayed.",
 		}),
+		// Rising: somebody flushes or reloads rules on this node, and our flows are refused
+		// until the next look, within a second. The log says when.
+		restored: componentmetrics.NewCounter(&componentmetrics.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "rules_restored_total", StabilityLevel: componentmetrics.ALPHA,
+			Help: "Times that others had deleted or changed rules of this agent, and they were put in place again.",
+		}),
 		// Older than a minute: the loop is stuck or fails, see the other two.
 		lastSuccess: componentmetrics.NewGauge(&componentmetrics.GaugeOpts{
 			Namespace: namespace, Subsystem: subsystem, Name: "last_program_success_timestamp_seconds", StabilityLevel: componentmetrics.ALPHA,
@@ -64,7 +71,7 @@ func newInstruments() *instruments {
 			Help: "Tracked flows that were ended because their endpoint or listener is gone, or that predate the rules.",
 		}, []string{"protocol"}),
 	}
-	m.registry.MustRegister(m.frontends, m.duration, m.failures, m.lastSuccess, m.apiFailures, m.flowsEnded)
+	m.registry.MustRegister(m.frontends, m.duration, m.failures, m.restored, m.lastSuccess, m.apiFailures, m.flowsEnded)
 	m.apiFailures.WithLabelValues(objectLease)
 	m.apiFailures.WithLabelValues(objectReport)
 	return m

@@ -122,7 +122,7 @@ func (o *Options) newAgent(env environment, from source, to backend, addresses f
 	config := topology.DefaultConfig()
 	config.NodePorts = o.NodePorts
 	a := newAgent(o.NodeName, config, from, to, addresses)
-	a.clock, a.progress = env.clock, newProgress(env.clock)
+	a.clock, a.lookout.clock, a.progress = env.clock, env.clock, newProgress(env.clock)
 	a.backend, a.limitations = to.Name(), to.Limitations
 	a.zone = func() string { return o.NodeZone }
 	a.flows = newFlowSweeper(uint32(o.CTMark), o.EndTCPFlows, a.metrics)
@@ -187,10 +187,6 @@ func (e *environment) repeat(ctx context.Context, name string, interval, least t
 	syncloop.Run(klog.NewContext(ctx, klog.LoggerWithName(klog.FromContext(ctx), name)), config, changed, pass)
 }
 
-// iptablesInterval is how long it may go unnoticed that somebody flushed our iptables
-// rules: unlike nf_tables, the kernel has no generation of them to look at.
-const iptablesInterval = 5 * time.Second
-
 // loop makes passes until ctx ends.
 func (a *agent) loop(ctx context.Context, env environment) {
 	changed := make(chan struct{}, 1)
@@ -198,11 +194,8 @@ func (a *agent) loop(ctx context.Context, env environment) {
 	relay.Go(func() { a.progress.relay(ctx, a.source.Changed(), changed) })
 	relay.Go(func() { a.progress.relay(ctx, a.nudge, changed) })
 	relay.Go(func() { env.watchAddresses(ctx, a.readdress) })
-	config := env.loop
-	if a.backend == backendIPTables {
-		config.MaxInterval = min(config.MaxInterval, iptablesInterval)
-	}
-	syncloop.Run(ctx, config, changed, a.tracked)
+	relay.Go(func() { env.repeat(ctx, "rules", lookInterval, 0, nil, a.lookout.pass) })
+	syncloop.Run(ctx, env.loop, changed, a.tracked)
 	relay.Wait()
 }
 

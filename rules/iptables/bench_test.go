@@ -14,8 +14,9 @@ import (
 
 // BenchmarkProgram measures, in milliseconds, for n listeners with two endpoints each:
 // a load into an empty kernel, a change of one endpoint, one listener more with client
-// affinity and ten endpoints, and a pass without a change; and what a new flow to the last
-// listener costs, in nanoseconds, sending it included.
+// affinity and ten endpoints, and a pass without a change; a look when nobody changed
+// rules, and one after somebody changed others; and what a new flow to the last listener
+// costs, in nanoseconds, sending it included.
 // To be run with -benchtime 1x.
 func BenchmarkProgram(b *testing.B) {
 	for _, v := range []Variant{NFT, Legacy} {
@@ -58,6 +59,16 @@ func benchmarkProgram(b *testing.B, v Variant, n int) {
 	measure("affinity", s.Apply(frontends{key("198.51.100.1 tcp 1"): clients}, nil))
 	mustProgram(b, p, s)
 	measure("idle", s)
+	look := func(what string) {
+		start := time.Now()
+		if p.Disturbed() {
+			b.Error("disturbed")
+		}
+		b.ReportMetric(float64(time.Since(start).Microseconds())/1000, what+"-ms")
+	}
+	look("rest")
+	command(b, ns, "for f in iptables ip6tables; do $f-"+string(v)+" -t nat -N OTHER; done")
+	look("look")
 	if err := ns.AddAddress("lo", netip.PrefixFrom(last.Addr, 32)); err != nil {
 		b.Fatal(err)
 	}

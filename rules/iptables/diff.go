@@ -105,6 +105,7 @@ func (t *target) changes(m image) *change {
 	}
 	slices.SortFunc(c.units, func(a, b unit) int { return a.key.Compare(b.key) })
 	c.links(m, chains)
+	c.ways(m)
 	c.sweep(m, chains)
 	return c
 }
@@ -180,9 +181,24 @@ func (c *change) links(m image, chains map[place]bool) {
 			}
 		}
 	}
+}
+
+// ways compares the jumps of the built-in chains to ours. One that is not in front takes its
+// place at once, so that no packet is without it.
+func (c *change) ways(m image) {
 	for _, j := range jumps {
-		if !slices.Contains(m.leads[place{j.table, j.from}], j.rule()) {
+		from := place{j.table, j.from}
+		switch {
+		case !slices.Contains(m.leads[from], j.rule()):
 			c.jumps = append(c.jumps, j)
+		case m.first[from] != j.rule():
+			base := c.baseOf(j.table)
+			for _, rule := range m.leads[from] {
+				if rule == j.rule() {
+					base.lines = append(base.lines, "-D "+j.from+" "+rule)
+				}
+			}
+			base.lines = append(base.lines, "-I "+j.from+" 1 "+j.rule())
 		}
 	}
 }

@@ -38,14 +38,15 @@
 // What the package does not do: it decides nothing, deletes no conntrack entries, sets no
 // sysctl, makes no place for our flows in others' filters, and touches no chain but its
 // own, the built-in chains' jumps to them, and rules that lead to a chain of ours that
-// goes. It does not use ipset or mangle.
+// goes. It does not use ipset or mangle. It does not watch the kernel: somebody has to ask
+// Disturbed, which looks.
 //
 // # Order and atomicity
 //
 // The kernel takes a table at once, in both variants, and a packet meets one generation
 // of it. An update is one iptables-restore --noflush a family: what listeners rely on in
 // filter, then all of nat, then what nothing leads to any more. Jumps from built-in chains
-// come last.
+// come last; one that others have put rules in front of is moved there again at once.
 //
 // # What is known of the kernel
 //
@@ -53,8 +54,18 @@
 // restarts, failures and strangers' changes take the same path. A chain with an order is
 // known by a hash of its rules in the comment of the first one, and by its length, because
 // versions of iptables print rules differently; the rules of PORTWAY-SERVICES, -AT-, -HAIRPIN
-// and -INVALID, which have no order, come and go one by one. Not noticed is a rule that others
-// replaced within a chain with an order, and a jump of ours that others moved behind theirs.
+// and -INVALID, which have no order, come and go one by one. How a chain with an order is
+// printed is learned when it is first read after it was written: a rule that others replaced
+// before that, or before a restart, is not noticed.
+//
+// To read 1000 listeners takes 0.1 s. Disturbed therefore tells whether to: by the
+// generation of nf_tables, or the size of the tables of xtables, and where that moved, as it
+// does with every change of anybody, by the handles of our chains and the number of rules in
+// them and in the built-in ones. No program is run for that. It takes 0.3 ms of a core
+// for both families when nobody changed rules; when somebody did, 1 ms with 100 listeners, 4 ms
+// (variant nft) or 9 ms (legacy) with 1000, and 50 or 85 ms with 10 000. It says so, too, after
+// a Program of ours that left other numbers, until one has read them: nobody else may have
+// come between.
 //
 // With nf_tables, iptables cannot read a table nat or filter of family ip that others
 // wrote to with nft (it calls that incompatible): then nothing is programmed.
@@ -74,8 +85,11 @@
 //   - An endpoint sees the client, unless it is elsewhere or the client itself
 //     (TestMasquerade).
 //   - No update and no restart refuses a connection (TestUpdatesRefuseNothing).
-//   - What others flush, delete or add is mended (TestStrangersFlushIsHealed), and a mark
-//     that they set refuses nothing (TestMarkOfOthersRefusesNothing).
+//   - What others flush, delete, add or put in front of our jumps is mended, and a look
+//     tells that it has to be (TestStrangersFlushIsHealed); so is a rule that they replaced
+//     (TestReplacedRuleIsMended). What they do to rules of their own is no disturbance
+//     (TestDisturbedIsWhatConcernsUs), nor is a failure of ours (TestFailureIsNoDisturbance).
+//   - A mark that they set refuses nothing (TestMarkOfOthersRefusesNothing).
 //   - A Frontend that cannot be programmed keeps no other (TestRefusedFrontendBlocksNoOther)
 //     and its own rules (TestInvalidFrontendKeepsItsRules), a failure is told and mended
 //     (TestFailureIsToldAndMended), also that of a deletion (TestUndeletableChainIsTold),

@@ -17,7 +17,7 @@ const noHash = "the kernel or iptables has no hash (xt_cluster): with session af
 // warning says, measured by BenchmarkProgram with iptables 1.8.9 on Linux 6.18.
 const (
 	manyListeners = 1000
-	listenerCost  = "any change takes 0.15 s (variant nft) or 0.07 s (legacy) at 1 000 of them, and 1.2 s or 0.75 s at 10 000, which take 6 s or 2 s to load"
+	listenerCost  = "any change takes 0.15 s (variant nft) or 0.07 s (legacy) at 1 000 of them, and 1.2 s or 0.75 s at 10 000, which take 6 s or 2 s to load, also when others flushed them"
 )
 
 // Limitations says, a sentence each, what does not work as it should with iptables or on

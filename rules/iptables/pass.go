@@ -49,6 +49,7 @@ func (p *pass) run() error {
 
 // family brings one family to the State.
 func (p *pass) family(k *kernel) error {
+	before := k.look()
 	present, err := k.read(p.ctx)
 	if err != nil {
 		return p.lost(k, err)
@@ -58,7 +59,8 @@ func (p *pass) family(k *kernel) error {
 	wanted := p.target(k, present, found)
 	c := wanted.changes(present)
 	if c.empty() {
-		p.settle(k, wanted, found)
+		p.settle(k, wanted, present, found)
+		k.print = before
 		return nil
 	}
 	var untidy error
@@ -74,12 +76,22 @@ func (p *pass) family(k *kernel) error {
 		}
 		p.operations++
 	}
-	p.settle(k, wanted, found)
+	p.settle(k, wanted, present, found)
+	if len(p.pending) > 0 { // which are tried again before long, and everything is read then
+		k.print = k.look()
+	}
 	if untidy != nil {
 		k.last = nil
 		return fmt.Errorf("remove what is not needed: %w", untidy)
 	}
 	return nil
+}
+
+// read reads what the kernel holds, and notices what others replaced in it.
+func (k *kernel) read(ctx context.Context) (image, error) {
+	m, err := k.tools.read(ctx)
+	m.recognise(k.seen)
+	return m, err
 }
 
 // lost ends what is known of a family.
@@ -166,7 +178,7 @@ func (p *pass) keepBetter(k *kernel, t *target, present image, found map[rules.F
 }
 
 // settle notes what a pass that knows what it did has made of a family.
-func (p *pass) settle(k *kernel, t *target, found map[rules.FrontendKey]service) {
+func (p *pass) settle(k *kernel, t *target, present image, found map[rules.FrontendKey]service) {
 	held := make(map[rules.FrontendKey]bool, len(t.programs))
 	for key := range t.programs {
 		held[key] = true
@@ -189,7 +201,7 @@ func (p *pass) settle(k *kernel, t *target, found map[rules.FrontendKey]service)
 			gone(key)
 		}
 	}
-	k.held, k.last = held, t
+	k.held, k.last, k.seen = held, t, t.appearances(present)
 }
 
 // isolate finds the Frontends to blame for a commit that failed, commits all others, and

@@ -52,10 +52,11 @@ func features(c Config) []feature {
 func (t *tools) probe(ctx context.Context, c Config) error {
 	all := features(c)
 	whole := t.try(ctx, all)
-	if whole == nil || errors.Is(whole, os.ErrPermission) || errors.Is(whole, errLocked) || ctx.Err() != nil {
+	if whole == nil || errors.Is(whole, errLocked) || ctx.Err() != nil {
 		return whole
 	}
-	if _, err := t.rules.ListChains(natTable); err != nil && forbidden(err.Error()) { // the legacy restore does not say
+	_, err := t.rules.ListChains(natTable) // the legacy restore does not say
+	if errors.Is(whole, os.ErrPermission) || err != nil && forbidden(err.Error()) {
 		return fmt.Errorf("%w: CAP_NET_ADMIN and CAP_NET_RAW in the user namespace that owns the network namespace are needed: %w", os.ErrPermission, whole)
 	}
 	for _, f := range all { // one at a time, to name the one

@@ -34,6 +34,10 @@ type kernel struct {
 	programs map[rules.FrontendKey]*program // compiled, of the last State
 	// last is what the kernel held after the last pass, nil where that is not known.
 	last *target
+	// print is what it looked like when a pass last found nothing to do.
+	print print
+	// seen is how our chains were printed when last read.
+	seen map[place]appearance
 	// held are the Frontends that it held then, unknown those of them that no State of
 	// this process named.
 	held, unknown map[rules.FrontendKey]bool
@@ -49,7 +53,7 @@ type failure struct {
 
 // Stats counts since New.
 type Stats struct {
-	Commands int // run
+	Commands int // run; none by a look
 	Restores int // of them, those that changed something
 	Failures int // of those, the ones that failed
 	Altered  int // times our chains or the way to them were changed by somebody else

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"strings"
 
@@ -13,15 +14,20 @@ import (
 
 // image is what the kernel holds of ours in one family.
 type image struct {
-	chains map[place][]string // rules as iptables-save prints them behind the chain's name
-	leads  map[place][]string // rules of all other chains that lead to ours
+	chains   map[place][]string // rules as iptables-save prints them behind the chain's name
+	leads    map[place][]string // rules of all other chains that lead to ours
+	first    map[place]string   // rules of other chains with nothing before them
+	replaced map[place]bool     // chains of ours that print as they never did, see recognise
 }
 
 // errIncompatible says that a table holds what only nft writes and reads.
 var errIncompatible = errors.New("iptables cannot read what others wrote")
 
 func newImage() image {
-	return image{chains: make(map[place][]string), leads: make(map[place][]string)}
+	return image{
+		chains: make(map[place][]string), leads: make(map[place][]string),
+		first: make(map[place]string), replaced: make(map[place]bool),
+	}
 }
 
 // parse adds what iptables-save printed.
@@ -46,7 +52,12 @@ func (m image) parse(saved []byte) error {
 			at := place{table, name}
 			if ours(name) {
 				m.chains[at] = append(m.chains[at], rule)
-			} else if leads(rule) {
+				continue
+			}
+			if _, known := m.first[at]; !known {
+				m.first[at] = rule
+			}
+			if leads(rule) {
 				m.leads[at] = append(m.leads[at], rule)
 			}
 		}
@@ -65,7 +76,47 @@ func leads(rule string) bool {
 // has reports whether the chain in the kernel is this one, by its hash and length.
 func (m image) has(at place, c chain) bool {
 	present := m.chains[at]
-	return len(present) == len(c.rules) && len(present) > 0 && hashOf(present[0]) == c.hash
+	return len(present) == len(c.rules) && len(present) > 0 && hashOf(present[0]) == c.hash && !m.replaced[at]
+}
+
+// appearance is how a chain with an order is printed. Versions of iptables differ in that,
+// hence it is not known before it was seen.
+type appearance struct {
+	hash string // in its comment
+	text uint64
+}
+
+func (m image) appearance(at place) uint64 {
+	return maphash.Comparable(printSeed, strings.Join(m.chains[at], "\n"))
+}
+
+// appearances returns those of the chains that are as they should be.
+func (t *target) appearances(m image) map[place]appearance {
+	out := make(map[place]appearance, len(m.chains))
+	learn := func(at place, c chain) {
+		if m.has(at, c) {
+			out[at] = appearance{c.hash, m.appearance(at)}
+		}
+	}
+	for at, c := range t.ordered {
+		learn(at, c)
+	}
+	for _, p := range t.programs {
+		for _, c := range p.chains {
+			learn(place{natTable, c.name}, c.chain)
+		}
+	}
+	return out
+}
+
+// recognise notices chains in which others replaced a rule by another one: they still have
+// the comment, and another appearance than a former read has found for it.
+func (m image) recognise(former map[place]appearance) {
+	for at, was := range former {
+		if present := m.chains[at]; len(present) > 0 && hashOf(present[0]) == was.hash && m.appearance(at) != was.text {
+			m.replaced[at] = true
+		}
+	}
 }
 
 // service is a rule that leads to a Frontend's chain, and the bucket it is in.

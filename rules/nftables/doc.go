@@ -34,7 +34,8 @@
 // What the package does not do: it decides nothing, deletes no conntrack entries
 // (flows keep their endpoint until they end), sets no sysctl, and touches no table
 // but its own. It does not watch the table: that others deleted it, or rules in it, is
-// noticed by the next Program, whether or not that has something to commit. What they
+// noticed by the next Program, whether or not that has something to commit, and by
+// Disturbed, which looks, at next to no cost, whether there should be one. What they
 // do to elements of a table that stays is not, as only a listing of all elements would
 // tell (Linux 6.18 tells their number, older ones do not): what they removed comes
 // back, and what they added goes, with the next restart, failure or change of rules.
@@ -93,7 +94,8 @@
 //   - What cannot be programmed after the table was read back works as before
 //     (TestUnprogrammableFrontendKeepsItsMembers).
 //   - A table that others deleted comes back (TestTableDeletedByAStranger), and so do
-//     rules of it (TestRulesFlushedByAStranger). What they or a former version left in
+//     rules of it (TestRulesFlushedByAStranger). A look tells that they have to
+//     (TestDisturbedIsWhatConcernsUs, TestDisturbedLeavesTheLadderToProgram). What they or a former version left in
 //     ours goes (TestAdoptSweepsLeftovers, TestAdoptRepairsComments); a table of our
 //     name that cannot be made ours is replaced (TestTableInTheWayIsReplaced).
 //   - A client goes where its hash says, every time and on every node
