@@ -193,31 +193,3 @@ func TestCheckBrokenFile(t *testing.T) {
 		t.Errorf("render: code %d, stderr %q, stdout\n%s", code, stderr, stdout)
 	}
 }
-
-func TestRender(t *testing.T) {
-	code, stdout, stderr := ctl("render", "-f", routes, "-f", backends, "--node-name", "demo-node")
-	if code != 0 || stderr != "" {
-		t.Errorf("code %d, stderr %q", code, stderr)
-	}
-	for _, want := range []string{"table inet portway {", "192.0.2.1 . tcp . 8080", "10.244.1.11 . 6000", "default/my-tcp-gateway/foo default/tcp-app-1"} {
-		if !strings.Contains(stdout, want) {
-			t.Errorf("no %q in\n%s", want, stdout)
-		}
-	}
-	_, full, _ := ctl("render", "-f", routes, "-f", backends, "--full")
-	if len(full) <= len(stdout) {
-		t.Error("--full prints no more")
-	}
-	hints := strings.NewReplacer("[10.244.1.10]", "[10.244.1.10]\n  hints: {forZones: [{name: z1}]}", "[10.244.1.11]", "[10.244.1.11]\n  hints: {forZones: [{name: z2}]}")
-	hinted := file(t, "h.yaml", hints.Replace(read(t, backends)))
-	if _, stdout, _ := ctl("render", "-f", routes, "-f", hinted, "--node-zone", "z2"); strings.Contains(stdout, ": 10.244.1.10 . 6000") || !strings.Contains(stdout, ": 10.244.1.11 . 6000") {
-		t.Errorf("zone z2:\n%s", stdout)
-	}
-	if _, stdout, _ := ctl("render", "-f", routes, "-f", hinted); !strings.Contains(stdout, "10.244.1.10") || !strings.Contains(stdout, "10.244.1.11") {
-		t.Errorf("no zone:\n%s", stdout)
-	}
-	slice := strings.Replace(read(t, backends), "10.244.1.20", "127.0.0.1", 1)
-	if code, _, stderr := ctl("render", "-f", routes, "-f", file(t, "b.yaml", slice)); code != 0 || !strings.Contains(stderr, "endpoint left out: ") {
-		t.Errorf("warning: code %d, stderr %q", code, stderr)
-	}
-}
