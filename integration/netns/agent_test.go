@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/portway-dev/portway/internal/netns"
@@ -22,23 +23,25 @@ const examples = "../../examples"
 type agentLab struct {
 	*netns.Lab
 	t        *testing.T
+	backend  backend
 	manifest string // the routing example
 	backends string
 	status   string
 	running  *netns.Process // nil before start
 }
 
-func newAgentLab(t *testing.T, example string) *agentLab {
+func newAgentLab(t *testing.T, b backend, example string) *agentLab {
 	t.Helper()
-	return newAgentLabWith(t, example, guidePods...)
+	return newAgentLabWith(t, b, example, guidePods...)
 }
 
-func newAgentLabWith(t *testing.T, example string, pods ...netns.PodSpec) *agentLab {
+func newAgentLabWith(t *testing.T, b backend, example string, pods ...netns.PodSpec) *agentLab {
 	t.Helper()
 	if os.Getenv(agentEnv) == "" {
 		t.Fatal("the agent could not be built")
 	}
-	a := &agentLab{Lab: netns.LabForTest(t, pods...), t: t}
+	a := &agentLab{Lab: netns.LabForTest(t, pods...), t: t, backend: b}
+	b.hint(t, a.Node)
 	if err := a.Serve(podPort); err != nil {
 		t.Fatal(err)
 	}
@@ -66,11 +69,11 @@ func (a *agentLab) command(flags ...string) *exec.Cmd {
 // start runs the agent on the manifests.
 func (a *agentLab) start(flags ...string) {
 	a.t.Helper()
-	process, err := a.Node.Run(a.command(append(flags,
-		"--manifests", a.manifest, "--manifests", a.backends,
+	process, err := a.Node.Run(a.command(append([]string{
+		"--backend", a.backend.agent, "--manifests", a.manifest, "--manifests", a.backends,
 		"--node-name", "demo-node", "--node-address", netns.NodeAddr4.String(),
 		"--status-out", a.status,
-	)...))
+	}, flags...)...))
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -128,10 +131,13 @@ func (a *agentLab) ready() {
 	}
 }
 
-func TestAgentServesGuide(t *testing.T) {
+func TestAgentServesGuide(t *testing.T) { eachBackend(t, testAgentServesGuide) }
+
+func testAgentServesGuide(on trial) {
+	t, b := on.T, on.backend
 	for _, example := range []string{"tcp-routing.yaml", "tcp-routing-by-port.yaml"} {
 		t.Run(example, func(t *testing.T) {
-			a := newAgentLab(t, example)
+			a := newAgentLab(t, b, example)
 			a.start()
 			a.ready()
 			for port, want := range map[uint16]map[string]float64{
@@ -192,8 +198,11 @@ func edited(t *testing.T, manifest, from, to string) string {
 
 // An edit is in force soon, however an editor saves it, and no connection is lost
 // meanwhile.
-func TestAgentAppliesEdits(t *testing.T) {
-	a := newAgentLab(t, "tcp-routing.yaml")
+func TestAgentAppliesEdits(t *testing.T) { eachBackend(t, testAgentAppliesEdits) }
+
+func testAgentAppliesEdits(on trial) {
+	t, b := on.T, on.backend
+	a := newAgentLab(t, b, "tcp-routing.yaml")
 	a.start()
 	a.ready()
 	original := readFile(t, a.manifest)
@@ -226,12 +235,19 @@ func TestAgentAppliesEdits(t *testing.T) {
 	}
 }
 
-func TestAgentKeepsLastGoodState(t *testing.T) {
-	a := newAgentLab(t, "tcp-routing.yaml")
+func TestAgentKeepsLastGoodState(t *testing.T) { eachVariant(t, testAgentKeepsLastGoodState) }
+
+func testAgentKeepsLastGoodState(on trial) {
+	t, b := on.T, on.backend
+	a := newAgentLab(t, b, "tcp-routing.yaml")
 	a.start()
 	a.ready()
+	poll(t, "all is programmed, also what nobody asked for yet", func() bool {
+		status, err := os.ReadFile(a.status)
+		return err == nil && strings.Contains(string(status), "reason: Programmed")
+	})
 	good := readFile(t, a.manifest)
-	before := nftIn(t, a.Node, "list", "table", "inet", "portway")
+	before := b.ours(t, a.Node)
 	for name, c := range map[string]struct{ from, to, says string }{
 		"unknown field":  {"gatewayClassName:", "gatewayClasName:", "gatewayClasName"},
 		"syntax":         {"  listeners:", "  listeners: [", "routing.yaml"},
@@ -247,7 +263,7 @@ func TestAgentKeepsLastGoodState(t *testing.T) {
 				t.Errorf("%s: port %d no longer answers", name, port)
 			}
 		}
-		if diff := compareRules(before, nftIn(t, a.Node, "list", "table", "inet", "portway")); diff != "" {
+		if diff := cmp.Diff(before, b.ours(t, a.Node)); diff != "" {
 			t.Errorf("%s: the rules changed:\n%s", name, diff)
 		}
 		writeFile(t, a.manifest, good)
@@ -256,7 +272,10 @@ func TestAgentKeepsLastGoodState(t *testing.T) {
 	poll(t, "a good edit is in force after the bad ones", func() bool { return a.answers(8080, "bar-") })
 }
 
-func TestAgentDeathHarmsNothing(t *testing.T) {
+func TestAgentDeathHarmsNothing(t *testing.T) { eachBackend(t, testAgentDeathHarmsNothing) }
+
+func testAgentDeathHarmsNothing(on trial) {
+	t, b := on.T, on.backend
 	for name, kill := range map[string]func(*netns.Process){
 		"SIGKILL": (*netns.Process).Kill,
 		"SIGTERM": func(p *netns.Process) {
@@ -266,7 +285,7 @@ func TestAgentDeathHarmsNothing(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := newAgentLab(t, "tcp-routing.yaml")
+			a := newAgentLab(t, b, "tcp-routing.yaml")
 			a.start()
 			a.ready()
 			conn, err := a.Client.Dial(netip.AddrPort{}, nodePort(8080))
@@ -301,12 +320,14 @@ func TestAgentDeathHarmsNothing(t *testing.T) {
 	}
 }
 
-func TestAgentCleanup(t *testing.T) {
-	a := newAgentLab(t, "tcp-routing.yaml")
-	file := filepath.Join(t.TempDir(), "foreign.nft")
-	writeFile(t, file, foreign)
-	nftIn(t, a.Node, "-f", file)
-	before := nftIn(t, a.Node, "list", "ruleset")
+// --cleanup leaves what others have, in whichever of the three, as it was.
+func TestAgentCleanup(t *testing.T) { eachVariant(t, testAgentCleanup) }
+
+func testAgentCleanup(on trial) {
+	t, b := on.T, on.backend
+	a := newAgentLab(t, b, "tcp-routing.yaml")
+	b.loadOthers(t, a.Node)
+	before := others(t, a.Node)
 	a.start()
 	a.ready()
 	if code, err := a.running.Stop(); code != 0 || err != nil {
@@ -318,8 +339,8 @@ func TestAgentCleanup(t *testing.T) {
 	if code, stderr := a.end(a.command("--cleanup")); code != 0 {
 		t.Errorf("--cleanup: exit code %d\n%s", code, stderr)
 	}
-	if after := nftIn(t, a.Node, "list", "ruleset"); after != before {
-		t.Errorf("before the agent:\n%s\nafter --cleanup:\n%s", before, after)
+	if diff := cmp.Diff(before, others(t, a.Node)); diff != "" {
+		t.Errorf("rules of others (-before the agent +after --cleanup):\n%s", diff)
 	}
 	for _, port := range []uint16{8080, 8090} {
 		if !a.answers(port, refused) {
@@ -334,7 +355,7 @@ func TestAgentCleanup(t *testing.T) {
 // The agent turns forwarding on only when told to, and says that it is off.
 func TestAgentSetsForwardingWhenTold(t *testing.T) {
 	const setting = "net/ipv4/ip_forward"
-	a := newAgentLab(t, "tcp-routing.yaml")
+	a := newAgentLab(t, nft, "tcp-routing.yaml")
 	if err := a.Node.SetSysctl(setting, "0"); err != nil {
 		t.Fatal(err)
 	}
@@ -357,10 +378,14 @@ func TestAgentSetsForwardingWhenTold(t *testing.T) {
 
 // Without rights over the namespace the agent says so in one sentence, exits with
 // 1 and leaves nothing.
-func TestAgentWithoutRights(t *testing.T) {
-	a := newAgentLab(t, "tcp-routing.yaml")
+func TestAgentWithoutRights(t *testing.T) { eachVariant(t, testAgentWithoutRights) }
+
+func testAgentWithoutRights(on trial) {
+	t, b := on.T, on.backend
+	a := newAgentLab(t, b, "tcp-routing.yaml")
+	before := others(t, a.Node)
 	for name, flags := range map[string][]string{
-		"run":     {"--manifests", a.manifest, "--manifests", a.backends, "--node-name", "demo-node"},
+		"run":     {"--backend", b.agent, "--manifests", a.manifest, "--manifests", a.backends, "--node-name", "demo-node"},
 		"cleanup": {"--cleanup"},
 	} {
 		cmd := a.command(flags...)
@@ -381,7 +406,7 @@ func TestAgentWithoutRights(t *testing.T) {
 			t.Errorf("%s: does not name the right that is missing: %s", name, stderr)
 		}
 	}
-	if ruleset := nftIn(t, a.Node, "list", "ruleset"); ruleset != "" {
-		t.Errorf("left behind:\n%s", ruleset)
+	if diff := cmp.Diff(before, others(t, a.Node)); diff != "" {
+		t.Errorf("left behind:\n%s", diff)
 	}
 }

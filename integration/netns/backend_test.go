@@ -1,54 +1,63 @@
 package netns_test
 
 import (
-	"strings"
 	"testing"
+	"time"
+
+	"github.com/portway-dev/portway/internal/netns"
 )
+
+// switchLoad is how many connections are opened while a node has one backend, or changes
+// to it: what a second of heavy traffic brings.
+const switchLoad = 2000
 
 // TestAgentSwitchesBackends: a node changes from nftables to iptables and back under
 // traffic. Nothing is refused, and nothing of the one is left once the other works.
 func TestAgentSwitchesBackends(t *testing.T) {
-	a := newAgentLab(t, "tcp-routing.yaml")
-	a.start()
-	a.ready()
-	load := a.Client.StartLoad(nodePort(8080))
-	flow := func() {
-		want := load.Opened() + 200
-		poll(t, "traffic flows", func() bool { return load.Opened() >= want })
-	}
-	nftables := func() bool { return strings.Contains(nftIn(t, a.Node, "list", "tables"), "inet portway") }
-	iptables := func() bool { return strings.Contains(a.savedBy("iptables-nft-save"), "PORTWAY-SERVICES") }
-	flow()
-	for _, backend := range []string{"iptables", "nftables"} {
-		if code, err := a.running.Stop(); code != 0 || err != nil {
-			t.Errorf("SIGTERM: exit code %d (%v)", code, err)
-		}
-		a.start("--backend", backend)
-		poll(t, "only the rules of "+backend+" are left", func() bool {
-			return nftables() == (backend == "nftables") && iptables() == (backend == "iptables")
-		})
-		flow()
-	}
-	if tally, err := load.Stop(); err != nil || load.Lost() > 0 || tally.Resent > 0 {
-		t.Errorf("%d connections lost: %s (%v)", load.Lost(), tally, err)
+	for _, other := range []backend{iptNFT, iptLegacy} {
+		t.Run(other.name, func(t *testing.T) { testAgentSwitchesBackends(trial{t, other}) })
 	}
 }
 
-// TestAgentCleanupOfIPTables leaves what others have.
-func TestAgentCleanupOfIPTables(t *testing.T) {
-	a := newAgentLab(t, "tcp-routing.yaml")
-	a.iptablesIn("iptables-nft", "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "--dport", "99", "-j", "RETURN")
-	a.iptablesIn("iptables-nft", "-P", "FORWARD", "DROP")
-	before := a.savedBy("iptables-nft-save")
-	a.start("--backend", "iptables")
+func testAgentSwitchesBackends(on trial) {
+	t, other := on.T, on.backend
+	if err := other.lacks(); err != nil {
+		netns.Lacks(t, other.name, err)
+	}
+	a := newAgentLab(t, nft, "tcp-routing.yaml")
+	other.hint(t, a.Node)
+	a.start()
 	a.ready()
-	if code, err := a.running.Stop(); code != 0 || err != nil {
-		t.Errorf("SIGTERM: exit code %d (%v)", code, err)
+	var loads []*netns.Load
+	for range 4 {
+		loads = append(loads, a.Client.StartLoad(nodePort(8080)))
 	}
-	if code, stderr := a.end(a.command("--cleanup")); code != 0 {
-		t.Errorf("--cleanup: exit code %d\n%s", code, stderr)
+	opened := func() (n int64) {
+		for _, load := range loads {
+			n += load.Opened()
+		}
+		return n
 	}
-	if after := a.savedBy("iptables-nft-save"); after != before {
-		t.Errorf("before the agent:\n%s\nafter --cleanup:\n%s", before, after)
+	flow := func() {
+		want := opened() + switchLoad
+		pollFor(t, time.Minute, "traffic flows", func() bool { return opened() >= want })
+	}
+	began := time.Now()
+	flow()
+	for _, step := range []struct{ from, to backend }{{nft, other}, {other, nft}} {
+		if code, err := a.running.Stop(); code != 0 || err != nil {
+			t.Errorf("SIGTERM: exit code %d (%v)", code, err)
+		}
+		a.start("--backend", step.to.agent)
+		pollFor(t, healTimeout, "only the rules of "+step.to.name+" are left", func() bool {
+			return step.to.listens(t, a.Node, nodePort(8080)) && !step.from.listens(t, a.Node, nodePort(8080))
+		})
+		flow()
+	}
+	t.Logf("%d connections/s", opened()*int64(time.Second)/int64(time.Since(began)))
+	for _, load := range loads {
+		if tally, err := load.Stop(); err != nil || load.Lost() > 0 || tally.Resent > 0 {
+			t.Errorf("%d connections lost: %s (%v)", load.Lost(), tally, err)
+		}
 	}
 }

@@ -5,12 +5,17 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/portway-dev/portway/internal/netns"
 	"github.com/portway-dev/portway/rules"
 )
 
-func TestProgramTwiceDoesNothing(t *testing.T) {
-	f := newFixture(t, guidePods...)
+func TestProgramTwiceDoesNothing(t *testing.T) { eachVariant(t, testProgramTwiceDoesNothing) }
+
+func testProgramTwiceDoesNothing(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	listeners := append(onBoth(8080, "foo-1", "foo-2"), onBoth(8090, "bar-1")...)
 	if got := f.program(f.serving(listeners...)).Operations; got == 0 {
 		t.Error("first Program: no operations")
@@ -79,12 +84,15 @@ func (l *loads) checkUnharmed(prefix string) {
 	}
 }
 
-func TestRestartUnderTraffic(t *testing.T) {
-	f := newFixture(t, guidePods...)
+func TestRestartUnderTraffic(t *testing.T) { eachBackend(t, testRestartUnderTraffic) }
+
+func testRestartUnderTraffic(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	listeners := append(onBoth(8080, "foo-1", "foo-2"), onBoth(8090, "bar-1")...)
 	f.program(f.serving(listeners...))
 	foo, bar := f.startLoads(8080), f.startLoads(8090)
-	for range 5 {
+	for range b.rounds(5) {
 		foo.flow(50)
 		f.stop()
 		foo.flow(50)
@@ -99,7 +107,12 @@ func TestRestartUnderTraffic(t *testing.T) {
 
 // A programmer that starts with another State than the one left behind.
 func TestRestartIntoChangeUnderTraffic(t *testing.T) {
-	f := newFixture(t, guidePods...)
+	eachBackend(t, testRestartIntoChangeUnderTraffic)
+}
+
+func testRestartIntoChangeUnderTraffic(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	bar := listener{rules.TCP, 8090, []service{{"b", 1, []string{"bar-1"}}}}
 	foo := func(pods ...string) listener { return listener{rules.TCP, 8080, []service{{"a", 1, pods}}} }
 	extra := listener{rules.TCP, 8070, []service{{"a", 1, []string{"foo-1"}}}}
@@ -110,7 +123,7 @@ func TestRestartIntoChangeUnderTraffic(t *testing.T) {
 	}
 	f.program(states[0])
 	fooLoad, barLoad := f.startLoads(8080), f.startLoads(8090)
-	for i := range 6 {
+	for i := range b.rounds(6) {
 		fooLoad.flow(30)
 		f.stop()
 		f.start()
@@ -127,8 +140,11 @@ func TestRestartIntoChangeUnderTraffic(t *testing.T) {
 
 // Slot counts that grow and shrink, weights that move, endpoints that come and
 // go: no connection may be refused or answered by another listener's pods.
-func TestLiveUpdateUnderTraffic(t *testing.T) {
-	f := newFixture(t, append(guidePods, netns.PodSpec{Name: "foo-3", Number: 12})...)
+func TestLiveUpdateUnderTraffic(t *testing.T) { eachBackend(t, testLiveUpdateUnderTraffic) }
+
+func testLiveUpdateUnderTraffic(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, append(guidePods, netns.PodSpec{Name: "foo-3", Number: 12})...)
 	bar := listener{rules.TCP, 8090, []service{{"b", 1, []string{"bar-1"}}}}
 	steps := [][]service{
 		{{"a", 1, []string{"foo-1"}}},
@@ -141,7 +157,7 @@ func TestLiveUpdateUnderTraffic(t *testing.T) {
 	}
 	f.program(f.serving(bar, listener{rules.TCP, 8080, steps[0]}))
 	foo, other := f.startLoads(8080), f.startLoads(8090)
-	for round := range 4 {
+	for round := range b.rounds(4) {
 		for i, services := range steps {
 			f.program(f.serving(bar, listener{rules.TCP, 8080, services}, listener{rules.TCP, 9000 + uint16(i), services}))
 			foo.flow(15)
@@ -153,16 +169,19 @@ func TestLiveUpdateUnderTraffic(t *testing.T) {
 }
 
 // Rules that somebody else deleted come back with the next change, all of them.
-func TestDeletedTableComesBack(t *testing.T) {
-	f := newFixture(t, guidePods...)
+func TestDeletedTableComesBack(t *testing.T) { eachVariant(t, testDeletedTableComesBack) }
+
+func testDeletedTableComesBack(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	f.program(f.serving(onBoth(8080, "foo-1", "foo-2")...))
 	to := netip.AddrPortFrom(netns.NodeAddr4, 8080)
-	f.nft("delete", "table", "inet", "portway")
+	f.shell(b.wipes()[0])
 	f.program(f.state)
 	if tally := count(t, f.Client, rules.TCP, to, 20); tally.Answered() != 20 {
 		t.Errorf("after the next pass without a change: %s", tally)
 	}
-	f.nft("flush", "ruleset")
+	f.shell(b.wipes()[1])
 	if tally := count(t, f.Client, rules.TCP, to, 5); tally.Refused != 5 {
 		t.Errorf("without rules: %s", tally)
 	}
@@ -176,8 +195,11 @@ func TestDeletedTableComesBack(t *testing.T) {
 }
 
 // A backend that goes gets no new flow once Program has returned.
-func TestRemovedEndpointGetsNothing(t *testing.T) {
-	f := newFixture(t, guidePods...)
+func TestRemovedEndpointGetsNothing(t *testing.T) { eachVariant(t, testRemovedEndpointGetsNothing) }
+
+func testRemovedEndpointGetsNothing(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	f.program(f.serving(onBoth(8080, "foo-1", "foo-2")...))
 	f.program(f.serving(onBoth(8080, "foo-2")...))
 	for _, addr := range nodeAddrs {
@@ -190,7 +212,12 @@ func TestRemovedEndpointGetsNothing(t *testing.T) {
 }
 
 func TestEstablishedConnectionOutlivesItsListener(t *testing.T) {
-	f := newFixture(t, guidePods...)
+	eachVariant(t, testEstablishedConnectionOutlivesItsListener)
+}
+
+func testEstablishedConnectionOutlivesItsListener(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	f.program(f.serving(onBoth(8080, "foo-1")...))
 	for _, addr := range nodeAddrs {
 		f.program(f.serving(onBoth(8080, "foo-1")...))
@@ -249,19 +276,21 @@ table ip6 portway {
 }
 `
 
-func TestCleanupLeavesStrangersAlone(t *testing.T) {
-	f := newFixture(t, guidePods...)
+func TestCleanupLeavesStrangersAlone(t *testing.T) { eachVariant(t, testCleanupLeavesStrangersAlone) }
+
+func testCleanupLeavesStrangersAlone(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	f.loadRules(foreign)
+	before := f.nft("list", "ruleset")
 	f.program(f.serving(onBoth(8080, "foo-1", "foo-2")...))
 	to := netip.AddrPortFrom(netns.NodeAddr4, 8080)
 	if tally := count(t, f.Client, rules.TCP, to, 10); tally.Answered() != 10 {
 		t.Errorf("beside foreign tables: %s", tally)
 	}
-	with := f.nft("list", "ruleset")
-	before := without(t, with, "table inet portway {")
 	f.cleanup()
-	if after := f.nft("list", "ruleset"); after != before {
-		t.Errorf("foreign tables before:\n%s\nafter clean-up:\n%s", before, after)
+	if diff := cmp.Diff(before, f.nft("list", "ruleset")); diff != "" {
+		t.Errorf("foreign tables (-before +after clean-up):\n%s", diff)
 	}
 	if tally := count(t, f.Client, rules.TCP, to, 10); tally.Refused != 10 {
 		t.Errorf("after clean-up: %s, want the node itself to refuse", tally)
@@ -273,26 +302,21 @@ func TestCleanupLeavesStrangersAlone(t *testing.T) {
 	}
 }
 
-// without removes one table from a listing.
-func without(t *testing.T, listing, header string) string {
-	t.Helper()
-	start := strings.Index(listing, header)
-	if start < 0 {
-		t.Fatalf("no %q in:\n%s", header, listing)
-	}
-	end := strings.Index(listing[start:], "\n}\n")
-	if end < 0 {
-		t.Fatalf("%q does not end in:\n%s", header, listing)
-	}
-	return listing[:start] + listing[start+end+len("\n}\n"):]
-}
+// shell runs a script on the node.
+func (f *fixture) shell(script string) { outputOf(f.t, f.Node, "sh", "-ec", script) }
 
 // nft runs the nft tool in the node's namespace.
 func (f *fixture) nft(args ...string) string { return nftIn(f.t, f.Node, args...) }
 
 func nftIn(t *testing.T, n *netns.Namespace, args ...string) string {
 	t.Helper()
-	out, err := n.Output("nft", args...)
+	return outputOf(t, n, "nft", args...)
+}
+
+// outputOf runs a command in a namespace and returns what it prints.
+func outputOf(t *testing.T, n *netns.Namespace, command string, args ...string) string {
+	t.Helper()
+	out, err := n.Output(command, args...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/portway-dev/portway/internal/netns"
 	"github.com/portway-dev/portway/rules"
-	"github.com/portway-dev/portway/rules/nftables"
 )
 
 // firstPort is the listener of the first target of a clusterFixture, with the next
@@ -38,19 +37,20 @@ type target struct {
 type clusterFixture struct {
 	*netns.Cluster
 	t       *testing.T
+	backend backend
 	targets []target
 	nodes   map[*netns.ClusterNode]*nodeRules
 }
 
 type nodeRules struct {
-	programmer *nftables.Programmer
+	programmer programmer
 	state      *rules.State
 }
 
-func newClusterFixture(t *testing.T, network netns.PodNetwork, nodes int) *clusterFixture {
+func newClusterFixture(t *testing.T, b backend, network netns.PodNetwork, nodes int) *clusterFixture {
 	t.Helper()
 	f := &clusterFixture{
-		Cluster: netns.ClusterForTest(t, network, nodes, 2), t: t,
+		Cluster: netns.ClusterForTest(t, network, nodes, 2), t: t, backend: b,
 		nodes: map[*netns.ClusterNode]*nodeRules{},
 	}
 	if err := f.Serve(podPort); err != nil {
@@ -79,7 +79,7 @@ func (f *clusterFixture) start(node *netns.ClusterNode) {
 	f.t.Helper()
 	r := &nodeRules{state: &rules.State{}}
 	err := node.Do(func() (err error) {
-		r.programmer, err = nftables.New(nftables.DefaultConfig())
+		r.programmer, err = f.backend.open()
 		return err
 	})
 	if err != nil {

@@ -47,12 +47,15 @@ func (h held) finish() error {
 
 // TestDraining: what is established with an endpoint that left goes on until it
 // ends, however its addresses are translated, and nothing new gets there.
-func TestDraining(t *testing.T) {
+func TestDraining(t *testing.T) { eachBackend(t, testDraining) }
+
+func testDraining(on trial) {
+	t, b := on.T, on.backend
 	t.Parallel()
 	for _, network := range bridgedAndRouted {
 		t.Run(network.String(), func(t *testing.T) {
 			t.Parallel()
-			f := newClusterFixture(t, network, 2)
+			f := newClusterFixture(t, b, network, 2)
 			entry := f.Nodes[0]
 			clients := []netns.Machine{f.Client, f.target("pod-1b").Machine, f.target("pod-2b").Machine, entry.Machine}
 			f.serveAll()
@@ -102,7 +105,10 @@ table %s other {
 // for their family. Where ours were the
 // only ones, cleaning up therefore ends what is established, with the next packet:
 // the node's own RST. Until that packet, programming again saves the flow.
-func TestCleanupAndEstablished(t *testing.T) {
+func TestCleanupAndEstablished(t *testing.T) { eachBackend(t, testCleanupAndEstablished) }
+
+func testCleanupAndEstablished(on trial) {
+	t, b := on.T, on.backend
 	t.Parallel()
 	for _, c := range []struct {
 		others         string // the family of another program's chain
@@ -115,7 +121,7 @@ func TestCleanupAndEstablished(t *testing.T) {
 	} {
 		t.Run("beside-"+c.others, func(t *testing.T) {
 			t.Parallel()
-			f := newClusterFixture(t, netns.PodNetwork{}, 2)
+			f := newClusterFixture(t, b, netns.PodNetwork{}, 2)
 			entry := f.Nodes[0]
 			if c.others != "" {
 				loadRules(t, entry.Namespace, fmt.Sprintf(otherChain, c.others))

@@ -8,11 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/portway-dev/portway/internal/netns"
 	"github.com/portway-dev/portway/rules"
-	"github.com/portway-dev/portway/rules/nftables"
 )
 
 // podPort is where all servers of a lab listen.
@@ -31,13 +28,14 @@ var nodeAddrs = []netip.Addr{netns.NodeAddr4, netns.NodeAddr6}
 type fixture struct {
 	*netns.Lab
 	t          *testing.T
-	programmer *nftables.Programmer
+	backend    backend
+	programmer programmer
 	state      *rules.State
 }
 
-func newFixture(t *testing.T, pods ...netns.PodSpec) *fixture {
+func newFixture(t *testing.T, b backend, pods ...netns.PodSpec) *fixture {
 	t.Helper()
-	f := &fixture{Lab: netns.LabForTest(t, pods...), t: t, state: &rules.State{}}
+	f := &fixture{Lab: netns.LabForTest(t, pods...), t: t, backend: b, state: &rules.State{}}
 	if err := f.Serve(podPort); err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +53,7 @@ func newFixture(t *testing.T, pods ...netns.PodSpec) *fixture {
 func (f *fixture) start() {
 	f.t.Helper()
 	err := f.Node.Do(func() (err error) {
-		f.programmer, err = nftables.New(nftables.DefaultConfig())
+		f.programmer, err = f.backend.open()
 		return err
 	})
 	if err != nil {
@@ -190,12 +188,18 @@ const pollTimeout = 5 * time.Second
 // poll waits until a condition holds and returns how long that took.
 func poll(t *testing.T, what string, condition func() bool) time.Duration {
 	t.Helper()
+	return pollFor(t, pollTimeout, what, condition)
+}
+
+// pollFor waits no longer than it is told.
+func pollFor(t *testing.T, timeout time.Duration, what string, condition func() bool) time.Duration {
+	t.Helper()
 	start := time.Now()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !condition() {
-		if time.Since(start) > pollTimeout {
-			t.Fatalf("waited %s in vain until %s", pollTimeout, what)
+		if time.Since(start) > timeout {
+			t.Fatalf("waited %s in vain until %s", timeout, what)
 		}
 		<-tick.C
 	}
@@ -223,8 +227,3 @@ func readFile(t *testing.T, path string) string {
 
 // counters are the numbers of a listing that traffic changes.
 var counters = regexp.MustCompile(`packets \d+ bytes \d+`)
-
-// compareRules compares two listings but for their counters.
-func compareRules(want, got string) string {
-	return cmp.Diff(counters.ReplaceAllString(want, ""), counters.ReplaceAllString(got, ""))
-}

@@ -30,22 +30,31 @@ func checkPeer(t *testing.T, from *netns.Namespace, to netip.AddrPort, name stri
 	}
 }
 
-func TestLocalEndpointSeesClient(t *testing.T) {
-	f := newFixture(t, guidePods...)
+func TestLocalEndpointSeesClient(t *testing.T) { eachVariant(t, testLocalEndpointSeesClient) }
+
+func testLocalEndpointSeesClient(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	f.program(f.serving(onBoth(8080, "foo-1")...))
 	checkPeer(t, f.Client, netip.AddrPortFrom(netns.NodeAddr4, 8080), "foo-1", netns.ClientAddr4)
 	checkPeer(t, f.Client, netip.AddrPortFrom(netns.NodeAddr6, 8080), "foo-1", netns.ClientAddr6)
 }
 
-func TestFarEndpointIsMasqueraded(t *testing.T) {
-	f := newFixture(t, netns.PodSpec{Name: "far-1", Number: 10, Far: true})
+func TestFarEndpointIsMasqueraded(t *testing.T) { eachVariant(t, testFarEndpointIsMasqueraded) }
+
+func testFarEndpointIsMasqueraded(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, netns.PodSpec{Name: "far-1", Number: 10, Far: true})
 	f.program(f.serving(onBoth(8080, "far-1")...))
 	checkPeer(t, f.Client, netip.AddrPortFrom(netns.NodeAddr4, 8080), "far-1", netns.FabricAddr4)
 	checkPeer(t, f.Client, netip.AddrPortFrom(netns.NodeAddr6, 8080), "far-1", netns.FabricAddr6)
 }
 
-func TestNearAndFarTogether(t *testing.T) {
-	f := newFixture(t, netns.PodSpec{Name: "near-1", Number: 10}, netns.PodSpec{Name: "far-1", Number: 10, Far: true})
+func TestNearAndFarTogether(t *testing.T) { eachVariant(t, testNearAndFarTogether) }
+
+func testNearAndFarTogether(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, netns.PodSpec{Name: "near-1", Number: 10}, netns.PodSpec{Name: "far-1", Number: 10, Far: true})
 	f.program(f.serving(onBoth(8080, "near-1", "far-1")...))
 	for node, addrs := range map[netip.Addr]struct{ client, fabric netip.Addr }{
 		netns.NodeAddr4: {netns.ClientAddr4, netns.FabricAddr4},
@@ -61,8 +70,11 @@ func TestNearAndFarTogether(t *testing.T) {
 	}
 }
 
-func TestNodeIsClientOfItself(t *testing.T) {
-	f := newFixture(t, netns.PodSpec{Name: "near-1", Number: 10}, netns.PodSpec{Name: "far-1", Number: 10, Far: true})
+func TestNodeIsClientOfItself(t *testing.T) { eachVariant(t, testNodeIsClientOfItself) }
+
+func testNodeIsClientOfItself(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, netns.PodSpec{Name: "near-1", Number: 10}, netns.PodSpec{Name: "far-1", Number: 10, Far: true})
 	f.program(f.serving(append(onBoth(8080, "near-1"), onBoth(8090, "far-1")...)...))
 	for _, addr := range nodeAddrs {
 		for _, protocol := range protocols {
@@ -82,8 +94,11 @@ func TestNodeIsClientOfItself(t *testing.T) {
 
 // A pod that reaches itself through the Gateway must see the node, or it would
 // answer itself directly.
-func TestHairpin(t *testing.T) {
-	f := newFixture(t, guidePods...)
+func TestHairpin(t *testing.T) { eachVariant(t, testHairpin) }
+
+func testHairpin(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	f.program(f.serving(onBoth(8080, "foo-1")...))
 	pod := f.Pod("foo-1")
 	for _, addr := range nodeAddrs {
@@ -102,8 +117,11 @@ func TestHairpin(t *testing.T) {
 }
 
 // A pod that reaches another one of its node keeps its address.
-func TestPodToPodKeepsClient(t *testing.T) {
-	f := newFixture(t, guidePods...)
+func TestPodToPodKeepsClient(t *testing.T) { eachVariant(t, testPodToPodKeepsClient) }
+
+func testPodToPodKeepsClient(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	f.program(f.serving(onBoth(8080, "foo-1")...))
 	bar := f.Pod("bar-1")
 	checkPeer(t, bar.Namespace, netip.AddrPortFrom(netns.NodeAddr4, 8080), "foo-1", bar.Addr4)
@@ -112,8 +130,11 @@ func TestPodToPodKeepsClient(t *testing.T) {
 
 // Datagrams of one flow reach one backend, also when the kernel has forgotten the
 // flow in between.
-func TestUDPFlowStaysWithItsBackend(t *testing.T) {
-	f := newFixture(t, guidePods...)
+func TestUDPFlowStaysWithItsBackend(t *testing.T) { eachBackend(t, testUDPFlowStaysWithItsBackend) }
+
+func testUDPFlowStaysWithItsBackend(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	f.program(f.serving(onBoth(8080, "foo-1", "foo-2", "bar-1")...))
 	for _, c := range []struct{ node, client netip.Addr }{
 		{netns.NodeAddr4, netns.ClientAddr4},

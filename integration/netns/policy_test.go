@@ -58,7 +58,10 @@ endpoints:
 }
 
 // TestAgentHonoursWhatServicesAsk sends packets through what Services ask for.
-func TestAgentHonoursWhatServicesAsk(t *testing.T) {
+func TestAgentHonoursWhatServicesAsk(t *testing.T) { eachBackend(t, testAgentHonoursWhatServicesAsk) }
+
+func testAgentHonoursWhatServicesAsk(on trial) {
+	t, b := on.T, on.backend
 	nodes := []netip.AddrPort{nodePort(dnsPort), netip.AddrPortFrom(netns.NodeAddr6, dnsPort)}
 	for name, test := range map[string]struct {
 		spec  string
@@ -74,16 +77,12 @@ func TestAgentHonoursWhatServicesAsk(t *testing.T) {
 		"sessionAffinity: ClientIP": {"sessionAffinity: ClientIP", nil, []string{"near-1", "near-2", "far-1", "far-2"}, []string{"one"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := newAgentLabWith(t, "tcp-routing.yaml", policyPods...)
+			a := newAgentLabWith(t, b, "tcp-routing.yaml", policyPods...)
 			writeFile(t, a.manifest, dnsRouting)
 			a.serviceOf(test.spec, test.pods...)
 			a.start(append(test.flags, "--node-address", netns.NodeAddr6.String())...)
 			for _, at := range nodes {
-				poll(t, "the agent has programmed "+at.String(), func() bool {
-					family := map[bool]string{true: "listeners4", false: "listeners6"}[at.Addr().Is4()]
-					listing, err := a.Node.Output("nft", "list", "map", "inet", "portway", family)
-					return err == nil && strings.Contains(listing, fmt.Sprint(dnsPort))
-				})
+				poll(t, "the agent has programmed "+at.String(), func() bool { return b.listens(t, a.Node, at) })
 				tally := count(t, a.Client, rules.TCP, at, 40)
 				switch {
 				case test.want[0] == refused && tally.Refused != 40,
@@ -104,12 +103,17 @@ func TestAgentHonoursWhatServicesAsk(t *testing.T) {
 // TestUDPStreamFollowsBeyondTheNode: IPv6, and endpoints elsewhere, to which flows are
 // masqueraded.
 func TestUDPStreamFollowsBeyondTheNode(t *testing.T) {
+	eachBackend(t, testUDPStreamFollowsBeyondTheNode)
+}
+
+func testUDPStreamFollowsBeyondTheNode(on trial) {
+	t, b := on.T, on.backend
 	for name, c := range map[string]struct{ client, node netip.Addr }{
 		"IPv4": {netns.ClientAddr4, netns.NodeAddr4}, "IPv6": {netns.ClientAddr6, netns.NodeAddr6},
 	} {
 		for _, spec := range []string{"", "sessionAffinity: ClientIP"} {
 			t.Run(name+spec, func(t *testing.T) {
-				l := &flowLab{agentLab: newAgentLabWith(t, "tcp-routing.yaml", policyPods...)}
+				l := &flowLab{agentLab: newAgentLabWith(t, b, "tcp-routing.yaml", policyPods...)}
 				writeFile(t, l.manifest, dnsRouting)
 				l.serviceOf(spec, "far-1")
 				l.start("--node-address", netns.NodeAddr6.String())

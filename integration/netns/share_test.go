@@ -14,8 +14,11 @@ var protocols = []rules.Protocol{rules.TCP, rules.UDP}
 // flows is how many flows a distribution is judged by.
 const flows = 1500
 
-func TestGuideBackendsAnswer(t *testing.T) {
-	f := newFixture(t, guidePods...)
+func TestGuideBackendsAnswer(t *testing.T) { eachVariant(t, testGuideBackendsAnswer) }
+
+func testGuideBackendsAnswer(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	f.program(f.serving(
 		listener{rules.TCP, 8080, []service{{"my-foo-service", 1, []string{"foo-1", "foo-2"}}}},
 		listener{rules.TCP, 8090, []service{{"my-bar-service", 1, []string{"bar-1"}}}},
@@ -37,7 +40,10 @@ func TestGuideBackendsAnswer(t *testing.T) {
 	}
 }
 
-func TestShares(t *testing.T) {
+func TestShares(t *testing.T) { eachBackend(t, testShares) }
+
+func testShares(on trial) {
+	t, b := on.T, on.backend
 	for _, c := range []struct {
 		name     string
 		services []service
@@ -70,7 +76,7 @@ func TestShares(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFixture(t, guidePods...)
+			f := newFixture(t, b, guidePods...)
 			f.program(f.serving(listener{rules.TCP, 8080, c.services}, listener{rules.UDP, 8080, c.services}))
 			for _, addr := range nodeAddrs {
 				for _, protocol := range protocols {
@@ -86,8 +92,11 @@ func TestShares(t *testing.T) {
 
 // The share of a backendRef that has no endpoints is refused: over TCP by RST, over
 // UDP by silence.
-func TestRefusedShare(t *testing.T) {
-	f := newFixture(t, guidePods...)
+func TestRefusedShare(t *testing.T) { eachBackend(t, testRefusedShare) }
+
+func testRefusedShare(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	services := []service{{"a", 3, []string{"foo-1", "foo-2"}}, {"missing", 1, nil}}
 	f.program(f.serving(listener{rules.TCP, 8080, services}, listener{rules.UDP, 8080, services}))
 	for _, addr := range nodeAddrs {
@@ -106,8 +115,11 @@ func TestRefusedShare(t *testing.T) {
 	}
 }
 
-func TestAllRefused(t *testing.T) {
-	f := newFixture(t, guidePods...)
+func TestAllRefused(t *testing.T) { eachVariant(t, testAllRefused) }
+
+func testAllRefused(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	f.program(f.serving(
 		listener{rules.TCP, 8080, nil},
 		listener{rules.TCP, 8081, []service{{"missing", 1, nil}}},
@@ -132,8 +144,11 @@ func TestAllRefused(t *testing.T) {
 	}
 }
 
-func TestTCPAndUDPOnOnePort(t *testing.T) {
-	f := newFixture(t, guidePods...)
+func TestTCPAndUDPOnOnePort(t *testing.T) { eachVariant(t, testTCPAndUDPOnOnePort) }
+
+func testTCPAndUDPOnOnePort(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	f.program(f.serving(
 		listener{rules.TCP, 8080, []service{{"a", 1, []string{"foo-1"}}}},
 		listener{rules.UDP, 8080, []service{{"b", 1, []string{"bar-1"}}}},
@@ -149,8 +164,11 @@ func TestTCPAndUDPOnOnePort(t *testing.T) {
 }
 
 // One family without endpoints is refused in that family only.
-func TestFamiliesAreSeparate(t *testing.T) {
-	f := newFixture(t, guidePods...)
+func TestFamiliesAreSeparate(t *testing.T) { eachVariant(t, testFamiliesAreSeparate) }
+
+func testFamiliesAreSeparate(on trial) {
+	t, b := on.T, on.backend
+	f := newFixture(t, b, guidePods...)
 	both := f.serving(listener{rules.TCP, 8080, []service{{"a", 1, []string{"foo-1"}}}})
 	key := rules.FrontendKey{Addr: netns.NodeAddr6, Protocol: rules.TCP, Port: 8080}
 	without := *both.Frontend(key)

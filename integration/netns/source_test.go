@@ -23,12 +23,15 @@ const (
 
 // TestSourceAddress sends flows from everybody to every endpoint by way of every
 // node and compares whom the endpoint sees with what the State demands.
-func TestSourceAddress(t *testing.T) {
+func TestSourceAddress(t *testing.T) { eachBackend(t, testSourceAddress) }
+
+func testSourceAddress(on trial) {
+	t, b := on.T, on.backend
 	t.Parallel()
 	for _, network := range podNetworks {
 		t.Run(network.String(), func(t *testing.T) {
 			t.Parallel()
-			m := &matrix{clusterFixture: newClusterFixture(t, network, 3), network: network}
+			m := &matrix{clusterFixture: newClusterFixture(t, b, network, 3), network: network}
 			m.serveAll()
 			m.check(t)
 		})
@@ -57,12 +60,15 @@ table inet strangers {
 
 // TestOthersKeepTheirSource: a flow that did not come through a listener of ours is
 // not touched, whatever its mark, and marks of others survive on ours.
-func TestOthersKeepTheirSource(t *testing.T) {
+func TestOthersKeepTheirSource(t *testing.T) { eachBackend(t, testOthersKeepTheirSource) }
+
+func testOthersKeepTheirSource(on trial) {
+	t, b := on.T, on.backend
 	t.Parallel()
 	for _, network := range []netns.PodNetwork{{}, {Bridged: true, Filter: true, Hairpin: true}} {
 		t.Run(network.String(), func(t *testing.T) {
 			t.Parallel()
-			m := &matrix{clusterFixture: newClusterFixture(t, network, 2), network: network}
+			m := &matrix{clusterFixture: newClusterFixture(t, b, network, 2), network: network}
 			m.serveAll()
 			m.checkOthers(t)
 			for _, node := range m.Nodes {

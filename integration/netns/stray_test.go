@@ -24,12 +24,15 @@ table inet overhear {
 // translated. From an endpoint that sees the client itself it must end at the node,
 // or the client would answer with a RST for that endpoint, which ends the connection
 // (kubernetes#74839).
-func TestStrayNeverReachesTheClient(t *testing.T) {
+func TestStrayNeverReachesTheClient(t *testing.T) { eachBackend(t, testStrayNeverReachesTheClient) }
+
+func testStrayNeverReachesTheClient(on trial) {
+	t, b := on.T, on.backend
 	t.Parallel()
 	for _, network := range bridgedAndRouted {
 		t.Run(network.String(), func(t *testing.T) {
 			t.Parallel()
-			f := newClusterFixture(t, network, 2)
+			f := newClusterFixture(t, b, network, 2)
 			f.serveAll()
 			entry := f.Nodes[0]
 			for _, client := range []netns.Machine{f.Client, f.target("pod-1b").Machine, f.target("pod-2b").Machine} {
