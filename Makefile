@@ -53,7 +53,7 @@ bench-cluster: deps ## the product in the lab's Kubernetes: latencies, a cold co
 	hack/bench-cluster.sh
 
 .PHONY: generate
-generate: ## deep copies and CRDs of our own API group, flag reference
+generate: ## deep copies, CRDs and reference (docs/api.md) of our own API group
 	hack/generate.sh
 
 .PHONY: lint

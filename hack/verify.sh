@@ -30,6 +30,17 @@ reference() {
 bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
 go build -o "$bin/" ./cmd/... ./integration/rulesets
+
+# Deep copies, CRDs and the API reference are made from the types.
+if [ "${1:-}" = -update ]; then
+	hack/generate.sh
+else
+	hack/generate.sh "$bin/generated"
+	while read -r file; do
+		diff -u "$file" "$bin/generated/$file" || fail "$file is not what the types say: make generate"
+	done < <(cd "$bin/generated" && find . -type f | sed 's|^\./||')
+fi
+
 if [ "${1:-}" = -update ]; then
 	reference >docs/flags.md
 fi

@@ -1,0 +1,8 @@
+{{- define "gvDetails" }}
+## {{ .GroupVersionString }}
+
+{{ .Doc | trim }}
+
+Kinds:{{ range .SortedKinds }} {{ $.TypeForKind . | markdownRenderTypeLink }}{{ end }}
+{{ range .SortedTypes }}{{ template "type" . }}{{ end }}
+{{- end -}}

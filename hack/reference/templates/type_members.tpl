@@ -1,0 +1,3 @@
+{{- define "type_members" -}}
+{{- if ne .Name "metadata" -}}{{ .Doc | trim | replace "\n" " " | replace "|" "\\|" }}{{- end -}}
+{{- end -}}
