@@ -1,0 +1,115 @@
+package topology
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+func (g *Gateway) acceptedCondition() Condition {
+	const accepted = gatewayv1.GatewayConditionAccepted
+	if g.fault.exists() {
+		return g.fault.condition(string(accepted))
+	}
+	summary, complete := summarize(g.own, g.excess)
+	status := metav1.ConditionTrue
+	if !g.Accepted {
+		status = metav1.ConditionFalse
+	}
+	if complete && g.Accepted {
+		return newCondition(accepted, status, gatewayv1.GatewayReasonAccepted, summary)
+	}
+	return newCondition(accepted, status, gatewayv1.GatewayReasonListenersNotValid, summary)
+}
+
+func classNotAccepted(class *GatewayClass) fault {
+	return faultf(gatewayv1.GatewayReasonInvalid, "GatewayClass %s is not accepted (%s); see its status", class.Source.Name, class.Conditions[0].Reason)
+}
+
+func gatewayParametersUnsupported(ref *gatewayv1.LocalParametersReference) fault {
+	return faultf(gatewayv1.GatewayReasonInvalidParameters,
+		"spec.infrastructure.parametersRef: %s %q of group %q is not supported; remove the field", ref.Kind, ref.Name, ref.Group)
+}
+
+func addressTypeUnsupported(index int, kind gatewayv1.AddressType) fault {
+	return faultf(gatewayv1.GatewayReasonUnsupportedAddress,
+		"spec.addresses[%d]: type %s is not supported; use IPAddress", index, kind)
+}
+
+const (
+	messageProgrammed      = "every node serves the current configuration"
+	messageNotEvaluated    = "not evaluated: no node was asked"
+	messageListenerInvalid = "the listener is not accepted"
+)
+
+func gatewayNotProgrammed(reason gatewayv1.GatewayConditionReason, message string) Condition {
+	return newCondition(gatewayv1.GatewayConditionProgrammed, metav1.ConditionFalse, reason, message)
+}
+
+func (g *Gateway) addressNotUsable(index int) string {
+	return withHint(fmt.Sprintf("spec.addresses[%d]: %q is not an address this Gateway can have; use another one or remove the entry",
+		index, g.Source.Spec.Addresses[index].Value), g.Assignment.Message)
+}
+
+func (g *Gateway) addressNotAssigned() string {
+	if !g.assigned {
+		return "waiting for addresses to be assigned"
+	}
+	return withHint("no address could be assigned", g.Assignment.Message)
+}
+
+func withHint(message, hint string) string {
+	if hint == "" {
+		return message
+	}
+	return message + ": " + hint
+}
+
+// waitingFor reads "3/5 nodes; waiting for node-b (last error: …), node-d".
+func (g *Gateway) waitingFor(behind []NodeReport, nodes int) string {
+	const shown, errorLength = 3, 256
+	names := make([]string, min(len(behind), shown))
+	for i := range names {
+		node := &behind[i]
+		names[i] = node.Node
+		if problem := cmp.Or(node.Unheard, node.Errors[g.Key]); problem != "" {
+			names[i] += fmt.Sprintf(" (last error: %s)", truncate(problem, errorLength))
+		}
+	}
+	waiting := strings.Join(names, ", ")
+	if more := len(behind) - shown; more > 0 {
+		waiting += fmt.Sprintf(" and %d more", more)
+	}
+	return fmt.Sprintf("%d/%d nodes; waiting for %s", nodes-len(behind), nodes, waiting)
+}
+
+// AgentNotReported says of a node that its agent has not said anything yet.
+func AgentNotReported() string { return "its agent has not reported since the node booted" }
+
+// AgentSilent says of a node that its agent has not renewed its Lease for a time, a
+// time.Duration.
+func AgentSilent(lease string, timeout fmt.Stringer) string {
+	return fmt.Sprintf("its agent has been silent for more than %s; if it runs none any more, delete Lease %s", timeout, lease)
+}
+
+// AgentNotUnderstood says of a node that its agent reports in another version.
+func AgentNotUnderstood(version, known int32) string {
+	return fmt.Sprintf("its agent reports in version %d, this controller reads version %d; run the same release on both", version, known)
+}
+
+// everyNodeServes names the nodes that do so unattended, a few: with their number it
+// would be another message for every Gateway each time that it changes.
+func everyNodeServes(silent []string) string {
+	const shown = 3
+	if len(silent) == 0 {
+		return messageProgrammed
+	}
+	names := strings.Join(silent[:min(len(silent), shown)], ", ")
+	if len(silent) > shown {
+		names += " and others"
+	}
+	return fmt.Sprintf("%s; no news from the agent of %s, whose rules stand; if a node runs none any more, delete its Lease agent-<node>", messageProgrammed, names)
+}
