@@ -6,10 +6,14 @@ import "k8s.io/apimachinery/pkg/types"
 // is wrong and which route wins each listener. It never fails; what cannot be
 // served is a condition on its object and leaves everything else alone. Safe
 // for concurrent use.
-func Build(s Snapshot, c Config) *Graph {
-	g := &Graph{Classes: gatewayClasses(s, c)}
+func Build(s Snapshot, c Config) *Graph { return Resolve(s, c).Build(s.Addresses) }
 
-	gateways := gatewaysOf(s, g.Classes)
+// Build decides with these addresses, whatever the Snapshot has.
+func (r *Resolution) Build(assigned map[types.NamespacedName]Assignment) *Graph {
+	s, c := r.snapshot, r.config
+	g := &Graph{Classes: r.classes, Pools: r.Pools}
+
+	gateways := r.gateways(assigned)
 	g.Gateways = make(map[types.NamespacedName]*Gateway, len(gateways))
 	for _, gateway := range gateways {
 		g.Gateways[gateway.Key] = gateway
@@ -33,6 +37,7 @@ func Build(s Snapshot, c Config) *Graph {
 		gateway.chooseWinners()
 		gateway.Digest = gateway.digest()
 	}
+	g.Uses = r.uses(gateways)
 	g.setConditions()
 	return g
 }

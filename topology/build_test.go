@@ -54,6 +54,8 @@ func shuffle(random *rand.Rand, s Snapshot, config testConfig) (Snapshot, testCo
 	s.Namespaces = shuffledMap(random, s.Namespaces)
 	s.Services = shuffledMap(random, s.Services)
 	s.Addresses = shuffledMap(random, s.Addresses)
+	s.AddressPools = shuffledMap(random, s.AddressPools)
+	s.GatewayParameters = shuffledMap(random, s.GatewayParameters)
 	s.ReferenceGrants = shuffledMap(random, s.ReferenceGrants)
 	for key, grant := range s.ReferenceGrants {
 		grant = grant.DeepCopy()

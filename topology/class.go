@@ -25,13 +25,15 @@ var supportedFeatures = []features.FeatureName{
 
 // gatewayClasses returns the classes that name our controller; others are not
 // ours to report on.
-func gatewayClasses(s Snapshot, c Config) map[string]*GatewayClass {
+func gatewayClasses(s Snapshot, c Config, all *choiceIndex, pools map[string]*Pool) map[string]*GatewayClass {
 	classes := make(map[string]*GatewayClass)
 	for name, source := range s.GatewayClasses {
 		if source.Spec.ControllerName != c.ControllerName {
 			continue
 		}
-		class := &GatewayClass{Source: source, Accepted: source.Spec.ParametersRef == nil}
+		class := &GatewayClass{Source: source}
+		class.terms, class.fault = classTerms(source, all, pools)
+		class.Accepted = !class.fault.exists()
 		class.Conditions = []Condition{class.acceptedCondition()}
 		if s.CRDVersions != nil {
 			class.Conditions = append(class.Conditions, supportedVersionCondition(untestedCRDs(s, c), c.BundleVersions))

@@ -11,9 +11,8 @@ import (
 
 func (c *GatewayClass) acceptedCondition() Condition {
 	const accepted = gatewayv1.GatewayClassConditionStatusAccepted
-	if ref := c.Source.Spec.ParametersRef; ref != nil {
-		return newCondition(accepted, metav1.ConditionFalse, gatewayv1.GatewayClassReasonInvalidParameters,
-			fmt.Sprintf("spec.parametersRef: %s %q of group %q is not supported; remove the field", ref.Kind, ref.Name, ref.Group))
+	if c.fault.exists() {
+		return c.fault.condition(string(accepted))
 	}
 	return newCondition(accepted, metav1.ConditionTrue, gatewayv1.GatewayClassReasonAccepted, "Gateways of this class are served")
 }

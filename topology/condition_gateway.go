@@ -3,16 +3,25 @@ package topology
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 func (g *Gateway) acceptedCondition() Condition {
 	const accepted = gatewayv1.GatewayConditionAccepted
 	if g.fault.exists() {
 		return g.fault.condition(string(accepted))
+	}
+	if invalid := g.Parameters.fault; invalid.exists() {
+		if g.Accepted {
+			invalid.message += "; until then the Gateway is served as before, at the addresses it has"
+		}
+		return invalid.condition(string(accepted))
 	}
 	summary, complete := summarize(g.own, g.excess)
 	status := metav1.ConditionTrue
@@ -27,11 +36,6 @@ func (g *Gateway) acceptedCondition() Condition {
 
 func classNotAccepted(class *GatewayClass) fault {
 	return faultf(gatewayv1.GatewayReasonInvalid, "GatewayClass %s is not accepted (%s); see its status", class.Source.Name, class.Conditions[0].Reason)
-}
-
-func gatewayParametersUnsupported(ref *gatewayv1.LocalParametersReference) fault {
-	return faultf(gatewayv1.GatewayReasonInvalidParameters,
-		"spec.infrastructure.parametersRef: %s %q of group %q is not supported; remove the field", ref.Kind, ref.Name, ref.Group)
 }
 
 func addressTypeUnsupported(index int, kind gatewayv1.AddressType) fault {
@@ -50,15 +54,32 @@ func gatewayNotProgrammed(reason gatewayv1.GatewayConditionReason, message strin
 }
 
 func (g *Gateway) addressNotUsable(index int) string {
-	return withHint(fmt.Sprintf("spec.addresses[%d]: %q is not an address this Gateway can have; use another one or remove the entry",
-		index, g.Source.Spec.Addresses[index].Value), g.Assignment.Message)
+	message, hint := fmt.Sprintf("spec.addresses[%d]: %q is not an address this Gateway can have; use another one or remove the entry",
+		index, g.Source.Spec.Addresses[index].Value), g.Assignment.Message
+	if addr, err := netip.ParseAddr(g.Source.Spec.Addresses[index].Value); err == nil && g.Parameters.Mode == v1alpha1.AddressModePool {
+		if _, why := g.Parameters.Admits(addr); why != "" {
+			hint = why
+		}
+	}
+	return withHint(message, hint)
 }
 
 func (g *Gateway) addressNotAssigned() string {
 	if !g.assigned {
 		return "waiting for addresses to be assigned"
 	}
-	return withHint("no address could be assigned", g.Assignment.Message)
+	message, hint := "no address could be assigned", g.Assignment.Message
+	if g.Parameters.Mode != v1alpha1.AddressModePool {
+		return withHint(message, hint)
+	}
+	for _, family := range g.Parameters.Wants(g.Assignment.Addresses) {
+		message = fmt.Sprintf("no %s address could be assigned", family)
+		if hint == "" && len(g.Parameters.PoolsFor(family)) == 0 {
+			hint = g.Parameters.Lacks(family)
+		}
+		break
+	}
+	return withHint(message, hint)
 }
 
 func withHint(message, hint string) string {

@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 const digestManifest = `
@@ -82,6 +84,17 @@ func digestAssign(s Snapshot, nodeMode bool, addrs ...string) {
 	s.Addresses[digestKey] = assignment
 }
 
+// digestPool makes the class one of a pool, of which the Gateway has 192.0.2.1.
+func digestPool(s Snapshot, addresses v1alpha1.AddressRange) {
+	s.AddressPools["public"] = &v1alpha1.AddressPool{Spec: v1alpha1.AddressPoolSpec{Addresses: []v1alpha1.AddressRange{addresses}}}
+	s.GatewayParameters[inDefault("pool")] = &v1alpha1.GatewayParameters{Spec: v1alpha1.GatewayParametersSpec{Mode: v1alpha1.AddressModePool, Pool: "public"}}
+	s.GatewayClasses["portway"].Spec.ParametersRef = &gatewayv1.ParametersReference{
+		Group: v1alpha1.GroupName, Kind: KindGatewayParameters, Namespace: ptr.To[gatewayv1.Namespace]("default"), Name: "pool",
+	}
+	s.Gateways[digestKey].Status.Addresses = []gatewayv1.GatewayStatusAddress{{Value: "192.0.2.1"}}
+	s.Addresses[digestKey] = Resolve(s, DefaultConfig()).Gateways[digestKey].Kept()
+}
+
 var digestTests = []struct {
 	name   string
 	before func(Snapshot) // optional: another start
@@ -149,6 +162,22 @@ var digestTests = []struct {
 	},
 	{"node mode", func(s Snapshot) { digestAssign(s, false) }, func(s Snapshot) { digestAssign(s, true) }, true},
 	{"node address", func(s Snapshot) { digestAssign(s, true, "192.0.2.1") }, func(s Snapshot) { digestAssign(s, true, "192.0.2.2") }, false},
+	{"pool of the address", func(s Snapshot) { digestAssign(s, false, "192.0.2.1") }, func(s Snapshot) {
+		digestPool(s, "192.0.2.0/24")
+	}, false},
+	{"retained address", func(s Snapshot) {
+		digestPool(s, "192.0.2.0/24")
+	}, func(s Snapshot) {
+		pool := s.AddressPools["public"]
+		pool.Spec.Addresses, pool.Status.Retained = []v1alpha1.AddressRange{"198.51.100.0/24"}, []string{"192.0.2.1"}
+		s.Addresses[digestKey] = Resolve(s, DefaultConfig()).Gateways[digestKey].Kept()
+	}, false},
+	{"parameters gone", func(s Snapshot) {
+		digestPool(s, "192.0.2.0/24")
+	}, func(s Snapshot) {
+		clear(s.GatewayParameters)
+	}, false},
+	{"class from the nodes to a pool", func(s Snapshot) { digestAssign(s, true) }, func(s Snapshot) { digestPool(s, "192.0.2.0/24") }, true},
 	{"requested node address", func(s Snapshot) {
 		digestGateway(s).Addresses = []gatewayv1.GatewaySpecAddress{{Value: "192.0.2.1"}}
 		digestAssign(s, true, "192.0.2.1")

@@ -3,9 +3,10 @@
 // serves and where each new flow goes. Controller, agent and CLI call it;
 // nobody else decides anything.
 //
-//	Snapshot ──Build──► Graph ──Statuses(Reports)──► Statuses
-//	                      │
-//	                      └──Forwarder (node, EndpointSlices)──► rules.State
+//	Snapshot ──Resolve──► Resolution ──Build(Assignments)──► Graph ──Statuses(Reports)──► Statuses
+//	                        │   ▲                              │
+//	         who may have   ▼   │ who has                      └──Forwarder (node, EndpointSlices)──► rules.State
+//	                  whoever assigns addresses
 //
 // The package is pure: no client, no logger, no clock, no random numbers. It
 // does not write statuses, assign addresses or look at endpoints; it never
@@ -22,6 +23,9 @@
 //     (checkInvariants, in TestGolden and FuzzBuild).
 //   - The digest moves with what nodes program and with nothing else
 //     (TestDigestMoves); its encoding is a format (TestDigestEncodingIsStable).
+//   - A Gateway gets no address that was not offered to it, whatever a tenant writes
+//     (TestTenantTakesNothingThatIsNotOffered), and whatever becomes of pools and
+//     parameters, it keeps the one that it has (TestNothingIsTakenAway).
 //   - No status outgrows the API's limits, whatever a YAML file holds
 //     (TestMoreThanTheAPIAllows, TestLongErrorsAreCut).
 //
@@ -30,7 +34,9 @@
 //   - Listeners of a Gateway or ListenerSet that is not accepted are not accepted
 //     either (reason Invalid). Routes attach to them all the same, and count.
 //   - A Gateway of a class of ours that is not accepted is not accepted (reason
-//     Invalid). A change to a class therefore reaches its existing Gateways.
+//     Invalid), unless it has addresses: then it is served as before. So is one whose
+//     own parameters are invalid, although that makes its Accepted False. Valid changes
+//     to a class reach its existing Gateways, but move no address.
 //   - A route to a ListenerSet that its Gateway does not admit has no matching
 //     parent.
 //   - In node mode, a port that is also a Service's NodePort belongs to the older of

@@ -10,6 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 // FuzzBuild decides Snapshots made from a byte stream and checks that the
@@ -19,7 +21,7 @@ func FuzzBuild(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte("a listener, a route and what may go wrong between them"))
 	for seed := range 64 { // also run by plain "go test"
-		stream := make([]byte, 512)
+		stream := make([]byte, 1024)
 		state := uint32(seed + 1)
 		for i := range stream {
 			state = state*1664525 + 1013904223
@@ -84,10 +86,15 @@ func (c *choices) snapshot() Snapshot {
 	for _, name := range []string{"ours", "other"} {
 		class := &gatewayv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{Name: name}}
 		class.Spec.ControllerName = pick(c, ControllerName, ControllerName, "example.com/other")
-		if c.rarely() {
-			class.Spec.ParametersRef = &gatewayv1.ParametersReference{Kind: "Parameters", Name: "p"}
-		}
+		class.Spec.ParametersRef = pick(c, nil, nil,
+			&gatewayv1.ParametersReference{Group: "portway.dev", Kind: KindGatewayParameters, Namespace: ptr.To[gatewayv1.Namespace]("a"), Name: pick(c, "p1", "p2", "p3")},
+			&gatewayv1.ParametersReference{Kind: "Parameters", Name: "p"})
 		s.GatewayClasses[name] = class
+	}
+	for range c.of(4) {
+		c.pool(s)
+		parameters := &v1alpha1.GatewayParameters{ObjectMeta: c.meta("p1", "p2"), Spec: c.parameters()}
+		putObject(s.GatewayParameters, parameters)
 	}
 	for range c.of(5) {
 		gateway := &gatewayv1.Gateway{ObjectMeta: c.meta("g1", "g2")}
@@ -97,6 +104,11 @@ func (c *choices) snapshot() Snapshot {
 			s.Addresses[objectKey(nil, gatewayv1.ObjectName(gateway.Name), gateway.Namespace)] = Assignment{
 				NodeMode: c.of(2) == 1, Addresses: c.addresses(),
 			}
+		}
+	}
+	if c.of(2) == 1 {
+		for key, parameters := range Resolve(s, DefaultConfig()).Gateways {
+			s.Addresses[key] = parameters.Kept()
 		}
 	}
 	for range c.of(5) {
@@ -149,15 +161,65 @@ func (c *choices) gateway(g *gatewayv1.Gateway) {
 	}
 	if c.rarely() {
 		g.Spec.Addresses = []gatewayv1.GatewaySpecAddress{{
-			Type: pick(c, nil, ptr.To(gatewayv1.IPAddressType), ptr.To(gatewayv1.HostnameAddressType)), Value: pick(c, "", "192.0.2.1", "nonsense"),
+			Type: pick(c, nil, ptr.To(gatewayv1.IPAddressType), ptr.To(gatewayv1.HostnameAddressType)), Value: pick(c, "", "192.0.2.1", "2001:db8::1", "nonsense"),
 		}}
 	}
-	if c.rarely() {
-		g.Spec.Infrastructure = &gatewayv1.GatewayInfrastructure{ParametersRef: &gatewayv1.LocalParametersReference{Kind: "P", Name: "p"}}
+	if c.of(4) == 3 {
+		ref := &gatewayv1.LocalParametersReference{Group: pick[gatewayv1.Group](c, "portway.dev", "portway.dev", ""), Kind: KindGatewayParameters, Name: pick(c, "p1", "p2", "p3")}
+		g.Spec.Infrastructure = &gatewayv1.GatewayInfrastructure{ParametersRef: ref}
+	}
+	for range c.of(3) {
+		g.Status.Addresses = append(g.Status.Addresses, gatewayv1.GatewayStatusAddress{Value: pick(c, "192.0.2.1", "192.0.2.255", "2001:db8::1", "10.0.0.1", "nonsense")})
 	}
 	if from := c.from(); from != nil {
 		g.Spec.AllowedListeners = &gatewayv1.AllowedListeners{Namespaces: &gatewayv1.ListenerNamespaces{From: from, Selector: c.selector()}}
 	}
+}
+
+func (c *choices) pool(s Snapshot) {
+	pool := &v1alpha1.AddressPool{ObjectMeta: c.meta("a", "b", "c")}
+	pool.Namespace = ""
+	entry := func() string {
+		return pick(c, "192.0.2.0/24", "192.0.2.1", "192.0.2.128/25", "2001:db8::/64", "192.0.2.9-192.0.2.255", "nonsense", "ff02::1")
+	}
+	for range c.of(3) {
+		pool.Spec.Addresses = append(pool.Spec.Addresses, v1alpha1.AddressRange(entry()))
+	}
+	if c.of(2) == 1 {
+		pool.Status.Addresses, pool.Status.Retained = []string{entry()}, []string{entry()}
+	}
+	pool.Spec.AvoidBuggyIPs = c.of(2) == 1
+	pool.Spec.AutoAssign = pick(c, nil, nil, ptr.To(false))
+	if c.rarely() {
+		pool.DeletionTimestamp = ptr.To(metav1.Unix(300, 0))
+	}
+	pool.Spec.Namespaces = pick(c, nil, nil, &v1alpha1.PoolNamespaces{From: pick[v1alpha1.NamespacesFrom](c, "", "All", "Selector", "Same"), Selector: c.selector()})
+	pool.Spec.Announcement = pick(c, nil, nil, &v1alpha1.Announcement{
+		Mode: pick[v1alpha1.AnnouncementMode](c, "", "None", "Layer2", "BGP"), Interfaces: pick(c, nil, []string{"eth*"}, []string{"["}), NodeSelector: c.selector(),
+	})
+	s.AddressPools[pool.Name] = pool
+}
+
+func (c *choices) parameters() v1alpha1.GatewayParametersSpec {
+	families := func() []corev1.IPFamily {
+		return pick(c, nil, nil, []corev1.IPFamily{"IPv4"}, []corev1.IPFamily{"IPv6"}, []corev1.IPFamily{"IPv4", "IPv6"}, []corev1.IPFamily{"IPv5"})
+	}
+	spec := v1alpha1.GatewayParametersSpec{
+		Mode: pick[v1alpha1.AddressMode](c, "Pool", "Pool", "", "Node", "LoadBalancer", "Host"), Pool: pick(c, "", "", "a", "b", "d"), IPFamilies: families(),
+	}
+	if c.rarely() {
+		spec.NodeSelector = c.selector()
+	}
+	if c.rarely() {
+		spec.NodeAddressType = pick[v1alpha1.NodeAddressType](c, "Internal", "External", "Other")
+	}
+	if c.of(2) == 1 {
+		spec.Permitted = &v1alpha1.PermittedParameters{
+			Modes: pick(c, nil, []v1alpha1.AddressMode{"Node", "Pool"}), Pools: pick(c, nil, []string{"a"}, []string{"c", "d"}),
+			IPFamilies: families(), NodeSelector: c.of(2) == 1,
+		}
+	}
+	return spec
 }
 
 func (c *choices) listener() gatewayv1.Listener {
@@ -256,6 +318,8 @@ func copySnapshot(s Snapshot) Snapshot {
 	copyObjects(copied.UDPRoutes, s.UDPRoutes)
 	copyObjects(copied.ReferenceGrants, s.ReferenceGrants)
 	copyObjects(copied.Services, s.Services)
+	copyObjects(copied.AddressPools, s.AddressPools)
+	copyObjects(copied.GatewayParameters, s.GatewayParameters)
 	for key, assignment := range s.Addresses {
 		assignment.Addresses = append([]netip.Addr(nil), assignment.Addresses...)
 		copied.Addresses[key] = assignment

@@ -7,43 +7,41 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
-// gatewaysOf returns the Gateways of our classes with their own listeners, each
-// judged by itself, oldest first. A Gateway that names a class we do not have
-// belongs to someone else.
-func gatewaysOf(s Snapshot, classes map[string]*GatewayClass) []*Gateway {
+// gateways returns the Gateways of our classes with their own listeners, each judged by
+// itself, oldest first. A Gateway that names a class we do not have belongs to
+// someone else.
+func (r *Resolution) gateways(assigned map[types.NamespacedName]Assignment) []*Gateway {
 	var gateways []*Gateway
-	for key, source := range s.Gateways {
-		class, ours := classes[string(source.Spec.GatewayClassName)]
-		if !ours {
-			continue
+	for _, p := range r.OldestFirst() {
+		gateway := &Gateway{
+			Source: p.Gateway, Key: p.Key, Parameters: p, controller: p.class.Source.Spec.ControllerName, claimed: make(claims),
 		}
-		gateway := &Gateway{Source: source, Key: key, controller: class.Source.Spec.ControllerName, claimed: make(claims)}
-		gateway.Assignment, gateway.assigned = s.Addresses[key]
+		gateway.Assignment, gateway.assigned = assigned[p.Key]
 		gateway.needs, gateway.takes = gateway.places()
-		gateway.fault = gatewayFault(source, class)
-		gateway.own, gateway.excess = newListeners(gateway, nil, source.Spec.Listeners)
+		gateway.fault = gatewayFault(p)
+		gateway.own, gateway.excess = newListeners(gateway, nil, p.Gateway.Spec.Listeners)
 		gateway.Listeners = gateway.own
 		gateways = append(gateways, gateway)
 	}
-	slices.SortFunc(gateways, func(a, b *Gateway) int {
-		return compareAge(a.age(), b.age())
-	})
 	return gateways
 }
 
-// gatewayFault finds what rejects a Gateway whatever its listeners are. A class
-// that is not accepted rejects its Gateways: the API is silent there, and a
-// Gateway that nobody serves must not keep an Accepted status of better days.
-func gatewayFault(source *gatewayv1.Gateway, class *GatewayClass) fault {
-	if !class.Accepted {
-		return classNotAccepted(class)
+// gatewayFault finds what rejects a Gateway whatever its listeners are. Without valid
+// parameters nobody knows where it is to be reached; but one that has addresses is
+// reached there, and an object that somebody deletes must not end that. The API is
+// silent on classes that are no longer accepted, beyond that they are templates.
+func gatewayFault(p *Parameters) fault {
+	if p.Frozen && len(p.Kept().Addresses) == 0 {
+		if p.fault.exists() {
+			return p.fault
+		}
+		return classNotAccepted(p.class)
 	}
-	if infrastructure := source.Spec.Infrastructure; infrastructure != nil && infrastructure.ParametersRef != nil {
-		return gatewayParametersUnsupported(infrastructure.ParametersRef)
-	}
-	for i, address := range source.Spec.Addresses {
+	for i, address := range p.Gateway.Spec.Addresses {
 		if kind := ptr.Deref(address.Type, gatewayv1.IPAddressType); kind != gatewayv1.IPAddressType {
 			return addressTypeUnsupported(i, kind)
 		}
@@ -80,6 +78,12 @@ func (g *Gateway) unusableAddress() int {
 			return assigned.Unmap() == addr.Unmap()
 		})
 	})
+}
+
+// lacksAddress: there is none, or none of a family that was asked for.
+func (g *Gateway) lacksAddress() bool {
+	return len(g.Assignment.Addresses) == 0 ||
+		g.Parameters.Mode == v1alpha1.AddressModePool && len(g.Parameters.Wants(g.Assignment.Addresses)) > 0
 }
 
 // requestsAddresses: the spec asks for certain addresses, so that in node mode only

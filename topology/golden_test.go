@@ -11,8 +11,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
+	corev1 "k8s.io/api/core/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/rules"
 )
 
@@ -67,6 +69,7 @@ func readFile(t *testing.T, name string) string {
 // goldenOutcome is the content of an out.yaml.
 type goldenOutcome struct {
 	GatewayClasses map[string]gatewayv1.GatewayClassStatus `json:"gatewayClasses,omitempty"`
+	AddressPools   map[string]v1alpha1.AddressPoolStatus   `json:"addressPools,omitempty"`
 	Gateways       map[string]goldenGateway                `json:"gateways,omitempty"`
 	ListenerSets   map[string]gatewayv1.ListenerSetStatus  `json:"listenerSets,omitempty"`
 	Routes         map[string]goldenRoute                  `json:"routes,omitempty"`
@@ -79,8 +82,9 @@ type goldenFrontend struct {
 }
 
 type goldenGateway struct {
-	Digest    string                  `json:"digest"`    // whether there is one
-	Listeners []string                `json:"listeners"` // of the merged list, with the winner
+	Digest    string                  `json:"digest"`            // whether there is one
+	Reached   []string                `json:"reached,omitempty"` // of Parameters, unless they are those of a class without any
+	Listeners []string                `json:"listeners"`         // of the merged list, with the winner
 	Status    gatewayv1.GatewayStatus `json:"status"`
 }
 
@@ -95,13 +99,14 @@ func renderOutcome(t *testing.T, g *Graph, s Statuses, config testConfig) string
 	t.Helper()
 	outcome := goldenOutcome{
 		GatewayClasses: s.GatewayClasses,
+		AddressPools:   s.AddressPools,
 		Gateways:       map[string]goldenGateway{},
 		ListenerSets:   map[string]gatewayv1.ListenerSetStatus{},
 		Routes:         map[string]goldenRoute{},
 		Forwarding:     config.forwarding(g),
 	}
 	for key, status := range s.Gateways {
-		gateway := goldenGateway{Digest: "none", Status: status}
+		gateway := goldenGateway{Digest: "none", Reached: renderParameters(g.Gateways[key].Parameters), Status: status}
 		if strings.HasPrefix(g.Gateways[key].Digest, digestVersion) {
 			gateway.Digest = "present"
 		}
@@ -157,6 +162,49 @@ func foldConditions(node any) any {
 		}
 	}
 	return node
+}
+
+func renderParameters(p *Parameters) []string {
+	if p.class.Source.Spec.ParametersRef == nil && p.fault.message == "" {
+		return nil
+	}
+	mode := string(p.Mode)
+	if p.Frozen {
+		mode += ", frozen"
+	}
+	lines := []string{"mode " + mode}
+	if len(p.Families) > 0 {
+		lines = append(lines, fmt.Sprintf("families %v", p.Families))
+	}
+	if p.Nodes != nil {
+		lines = append(lines, "nodes "+p.Nodes.String())
+	}
+	if p.NodeAddressType != "" {
+		lines = append(lines, "address type "+string(p.NodeAddressType))
+	}
+	if p.LoadBalancerClass != "" {
+		lines = append(lines, "load balancer class "+p.LoadBalancerClass)
+	}
+	if p.Mode != v1alpha1.AddressModePool {
+		return lines
+	}
+	for _, family := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
+		var pools []string
+		for _, pool := range p.PoolsFor(family) {
+			pools = append(pools, pool.Name)
+		}
+		if len(pools) > 0 {
+			lines = append(lines, fmt.Sprintf("%s of %s", family, strings.Join(pools, ", ")))
+		}
+	}
+	for _, addr := range p.Requested {
+		if pool, why := p.Admits(addr); pool != nil {
+			lines = append(lines, fmt.Sprintf("%s of %s", addr, pool.Name))
+		} else {
+			lines = append(lines, fmt.Sprintf("not %s: %s", addr, why))
+		}
+	}
+	return lines
 }
 
 func renderListener(l *Listener) string {

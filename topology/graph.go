@@ -17,6 +17,9 @@ type Graph struct {
 	Gateways     map[types.NamespacedName]*Gateway
 	ListenerSets map[types.NamespacedName]*ListenerSet
 	Routes       map[RouteKey]*Route
+	Pools        map[string]*Pool
+	// Uses are what Gateways have of each pool, by its name; of no pool that nobody uses.
+	Uses map[string]PoolUse
 }
 
 // GatewayClass is a class that names our controller.
@@ -24,14 +27,22 @@ type GatewayClass struct {
 	Source     *gatewayv1.GatewayClass
 	Accepted   bool
 	Conditions []Condition
+
+	terms *terms
+	fault fault
 }
 
 // Gateway is a Gateway of one of our classes. One whose class is not accepted is
-// here too, not accepted: its status must not go on saying that it is served.
+// here too: if it has no addresses it is not accepted, and its status must not go on
+// saying that it is served.
 type Gateway struct {
-	Source   *gatewayv1.Gateway
-	Key      types.NamespacedName
+	Source *gatewayv1.Gateway
+	Key    types.NamespacedName
+	// Accepted: its listeners are served. So are those of a Gateway with addresses whose
+	// own parameters are invalid, although its condition is False.
 	Accepted bool
+	// Parameters are where its addresses come from.
+	Parameters *Parameters
 	// Listeners are the Gateway's own in the order of the spec, then those of its
 	// accepted ListenerSets in the order of precedence.
 	Listeners []*Listener

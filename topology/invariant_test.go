@@ -4,7 +4,10 @@ import (
 	"slices"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/portway-dev/portway/internal/addresses"
 )
 
 // checkInvariants checks what holds of every Graph and its Statuses, whatever
@@ -65,8 +68,59 @@ func checkInvariants(t *testing.T, g *Graph, s Statuses) {
 	if attached != 0 {
 		t.Errorf("listeners have %+d attachments more than routes", attached)
 	}
-	if len(s.Gateways) != len(g.Gateways) || len(s.ListenerSets) != len(g.ListenerSets) || len(s.Routes) != len(g.Routes) || len(s.GatewayClasses) != len(g.Classes) {
+	checkPools(t, g, s)
+	for _, gateway := range g.Gateways {
+		checkParameters(t, gateway.Parameters)
+	}
+	if len(s.AddressPools) != len(g.Pools) || len(s.Gateways) != len(g.Gateways) || len(s.ListenerSets) != len(g.ListenerSets) || len(s.Routes) != len(g.Routes) || len(s.GatewayClasses) != len(g.Classes) {
 		t.Error("an object of the Graph has no status")
+	}
+}
+
+// checkPools: no two accepted pools have an address in common, and what Gateways have of
+// a pool is in what its status says.
+func checkPools(t *testing.T, g *Graph, s Statuses) {
+	t.Helper()
+	for name, pool := range g.Pools {
+		for other, second := range g.Pools {
+			if first, last, found := pool.Set.Overlap(second.Set); found && name != other {
+				t.Errorf("AddressPools %s and %s both have %s", name, other, addresses.Format(first, last))
+			}
+		}
+		status := s.AddressPools[name]
+		checkConditions(t, "AddressPool "+name, pool.Source.Generation, status.Conditions)
+		recorded, _ := addresses.Parse(slices.Concat(status.Addresses, status.Retained))
+		for _, addr := range g.Uses[name].Assigned {
+			if !recorded.Contains(addr) {
+				t.Errorf("AddressPool %s: its status does not say that %s is in use: %+v", name, addr, status)
+			}
+		}
+	}
+}
+
+// checkParameters: nothing is offered that is not given out, or not for this Gateway.
+func checkParameters(t *testing.T, p *Parameters) {
+	t.Helper()
+	offered := slices.Concat(p.PoolsFor(corev1.IPv4Protocol), p.PoolsFor(corev1.IPv6Protocol))
+	for _, addr := range p.Requested {
+		pool, why := p.Admits(addr)
+		if (pool == nil) == (why == "") || pool != nil && !pool.Set.Contains(addr) {
+			t.Errorf("Gateway %s: %s: %v, %q", p.Key, addr, pool, why)
+		}
+		if pool != nil {
+			offered = append(offered, pool)
+		}
+	}
+	for _, pool := range offered {
+		if p.Frozen || !pool.Accepted || pool.Deleting || !slices.Contains(p.entitled.usable, pool) {
+			t.Errorf("Gateway %s gets addresses of AddressPool %s", p.Key, pool.Name)
+		}
+	}
+	if p.Lacks(corev1.IPv4Protocol) == "" || p.Lacks(corev1.IPv6Protocol) == "" {
+		t.Errorf("Gateway %s: no word on why it lacks addresses", p.Key)
+	}
+	if p.Frozen && (len(p.Wants(nil)) > 0 || len(p.Families) > 0 || p.Nodes != nil) {
+		t.Errorf("Gateway %s gets something without valid parameters", p.Key)
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 // testConfig is the document of kind TestConfig in a testdata manifest: what is
@@ -86,6 +88,11 @@ func readManifest(t *testing.T, text string) (Snapshot, testConfig) {
 			object := decode[discoveryv1.EndpointSlice](t, document)
 			service := inDefault(object.Labels[discoveryv1.LabelServiceName])
 			config.slices[service] = append(config.slices[service], object)
+		case "AddressPool":
+			object := decode[v1alpha1.AddressPool](t, document)
+			snapshot.AddressPools[object.Name] = object
+		case "GatewayParameters":
+			putObject(snapshot.GatewayParameters, decode[v1alpha1.GatewayParameters](t, document))
 		case "Namespace":
 			object := decode[corev1.Namespace](t, document)
 			snapshot.Namespaces[object.Name] = object
@@ -109,15 +116,24 @@ func emptySnapshot() Snapshot {
 		Namespaces:      map[string]*corev1.Namespace{},
 		Services:        map[types.NamespacedName]*corev1.Service{},
 		Addresses:       map[types.NamespacedName]Assignment{},
+
+		AddressPools:      map[string]*v1alpha1.AddressPool{},
+		GatewayParameters: map[types.NamespacedName]*v1alpha1.GatewayParameters{},
 	}
 }
 
+// assignAddresses: a Gateway of which the TestConfig says nothing keeps what its status
+// shows where its class has parameters, and else has an address of its own.
 func assignAddresses(s *Snapshot, config testConfig) {
+	resolution := Resolve(*s, config.config())
 	addr := netip.MustParseAddr("192.0.2.100")
 	for _, key := range sortedKeys(s.Gateways) {
 		addr = addr.Next()
 		given, found := config.Gateways[key.String()]
+		parameters := resolution.Gateways[key]
 		switch {
+		case !found && parameters != nil && (parameters.Mode != v1alpha1.AddressModeNode || parameters.Frozen || len(parameters.Published) > 0):
+			s.Addresses[key] = parameters.Kept()
 		case !found:
 			s.Addresses[key] = Assignment{Addresses: []netip.Addr{addr}}
 		case !given.Unassigned:

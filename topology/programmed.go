@@ -67,7 +67,7 @@ func (g *Gateway) programmed(f fleet) Condition {
 		return newCondition(gatewayv1.GatewayConditionProgrammed, metav1.ConditionUnknown, gatewayv1.GatewayReasonPending, messageNotEvaluated)
 	case len(f.Nodes) == 0:
 		return gatewayNotProgrammed(gatewayv1.GatewayReasonNoResources, "no ready node runs an agent; deploy portway-agent")
-	case len(g.Assignment.Addresses) == 0:
+	case g.lacksAddress():
 		return gatewayNotProgrammed(gatewayv1.GatewayReasonAddressNotAssigned, g.addressNotAssigned())
 	}
 	if behind := f.behind(g); len(behind) > 0 {

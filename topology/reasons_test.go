@@ -28,6 +28,13 @@ gateway  Programmed False NoResources
 gateway  Programmed False Invalid
 gateway  Programmed Unknown Pending
 gateway  portway.dev/Impaired True PacketForwarding
+gateway  portway.dev/AddressRetained True OutsidePool
+gateway  portway.dev/AddressRetained True PoolDeleting
+gateway  portway.dev/AddressRetained True NotPermitted
+gateway  portway.dev/AddressRetained True InvalidParameters
+pool     Accepted True Accepted
+pool     Accepted False Invalid
+pool     Accepted False Overlapping
 listener Accepted True Accepted
 listener Accepted False UnsupportedProtocol
 listener Accepted False PortUnavailable
@@ -100,6 +107,9 @@ func TestEveryReasonHasAGolden(t *testing.T) {
 		statuses := graph.Statuses(config.reports(graph))
 		for _, class := range statuses.GatewayClasses {
 			note("class", class.Conditions)
+		}
+		for _, pool := range statuses.AddressPools {
+			note("pool", pool.Conditions)
 		}
 		for _, gateway := range statuses.Gateways {
 			note("gateway", gateway.Conditions)

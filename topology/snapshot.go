@@ -7,6 +7,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/gateway-api/pkg/consts"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 // ControllerName is the GatewayClass.spec.controllerName this project serves.
@@ -28,6 +30,9 @@ type Snapshot struct {
 	ReferenceGrants map[types.NamespacedName]*gatewayv1.ReferenceGrant
 	Namespaces      map[string]*corev1.Namespace
 	Services        map[types.NamespacedName]*corev1.Service
+
+	AddressPools      map[string]*v1alpha1.AddressPool
+	GatewayParameters map[types.NamespacedName]*v1alpha1.GatewayParameters
 
 	// Addresses are the assigned addresses per Gateway; a Gateway without an
 	// entry has none yet (Programmed False/AddressNotAssigned). They are an

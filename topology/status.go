@@ -7,6 +7,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 // Condition is a condition as a value: the generation it was observed at is that
@@ -60,6 +62,9 @@ type Statuses struct {
 	ListenerSets   map[types.NamespacedName]gatewayv1.ListenerSetStatus
 	// Routes hold the entries of our own controller only.
 	Routes map[RouteKey]gatewayv1.RouteStatus
+	// AddressPools are all of them. What they retain is said of the Gateways that the
+	// Graph has: it must not be written while some could not be read.
+	AddressPools map[string]v1alpha1.AddressPoolStatus
 }
 
 // maxStatusAddresses is MaxItems of GatewayStatus.Addresses.
@@ -73,6 +78,10 @@ func (g *Graph) Statuses(r Reports) Statuses {
 		Gateways:       make(map[types.NamespacedName]gatewayv1.GatewayStatus, len(g.Gateways)),
 		ListenerSets:   make(map[types.NamespacedName]gatewayv1.ListenerSetStatus, len(g.ListenerSets)),
 		Routes:         make(map[RouteKey]gatewayv1.RouteStatus, len(g.Routes)),
+		AddressPools:   make(map[string]v1alpha1.AddressPoolStatus, len(g.Pools)),
+	}
+	for name, pool := range g.Pools {
+		s.AddressPools[name] = pool.status(g.Uses[name])
 	}
 	for name, class := range g.Classes {
 		s.GatewayClasses[name] = gatewayv1.GatewayClassStatus{
