@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
@@ -43,7 +42,7 @@ type agent struct {
 	addresses  func() ([]netip.Addr, error)
 	zone       func() string
 	// assign gives the Gateways their addresses.
-	assign func(map[types.NamespacedName]*gatewayv1.Gateway, []netip.Addr) map[types.NamespacedName]topology.Assignment
+	assign func(*topology.Resolution, []netip.Addr) map[types.NamespacedName]topology.Assignment
 	// limitations tells what works less well than it should.
 	limitations func() []string
 	// preflight tells what the host lacks to serve at these addresses.
@@ -201,8 +200,8 @@ func (a *agent) thisNode() topology.Node {
 // decide builds the Graph anew.
 func (a *agent) decide(ctx context.Context) {
 	a.undecided = false
-	a.snapshot.Addresses = a.assign(a.snapshot.Gateways, a.current)
-	a.graph = topology.Build(a.snapshot, a.config)
+	resolution := topology.Resolve(a.snapshot, a.config)
+	a.graph = resolution.Build(a.assign(resolution, a.current))
 	a.forwarder.SetGraph(a.graph)
 	unserved := cluster.Unserved(&a.snapshot)
 	logNew(ctx, "Not served", a.unserved, unserved)

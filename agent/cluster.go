@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/connrotation"
 	"k8s.io/klog/v2"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
@@ -125,8 +124,8 @@ func newMember(ctx context.Context, o Options, env environment, api connection, 
 	if o.NodeZone == "" {
 		m.zone = m.self.zone
 	}
-	m.assign = func(gateways map[types.NamespacedName]*gatewayv1.Gateway, _ []netip.Addr) map[types.NamespacedName]topology.Assignment {
-		return cluster.Assigned(gateways)
+	m.assign = func(r *topology.Resolution, _ []netip.Addr) map[types.NamespacedName]topology.Assignment {
+		return cluster.Assigned(r)
 	}
 	m.reports = &reportWriter{
 		node:      o.NodeName,

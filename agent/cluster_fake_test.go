@@ -174,6 +174,7 @@ type fakeCluster struct {
 	core    *fake.Clientset
 	gateway *gatewayfake.Clientset
 	reports *fakeReports
+	own     *fakeOwn
 
 	mu      sync.Mutex // guards everything below
 	failure error      // of everything
@@ -185,10 +186,12 @@ type fakeCluster struct {
 func newFakeCluster(t *testing.T) *fakeCluster {
 	t.Helper()
 	c := &fakeCluster{
-		core: fake.NewClientset(), gateway: gatewayfake.NewSimpleClientset(), reports: newFakeReports(),
+		core: fake.NewClientset(), gateway: gatewayfake.NewSimpleClientset(), reports: newFakeReports(), own: newFakeOwn(t),
 		watched: map[string]bool{},
 	}
-	for f, tracker := range map[*clienttesting.Fake]clienttesting.ObjectTracker{&c.core.Fake: c.core.Tracker(), &c.gateway.Fake: c.gateway.Tracker()} {
+	for f, tracker := range map[*clienttesting.Fake]clienttesting.ObjectTracker{
+		&c.core.Fake: c.core.Tracker(), &c.gateway.Fake: c.gateway.Tracker(), &c.own.Fake: c.own.tracker,
+	} {
 		f.PrependReactor("*", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
 			err := c.failed()
 			return err != nil, nil, err
@@ -247,14 +250,17 @@ func (c *fakeCluster) ServerResourcesForGroupVersionWithContext(_ context.Contex
 		return nil, err
 	}
 	list := &metav1.APIResourceList{GroupVersion: groupVersion}
-	for _, r := range []string{"gatewayclasses", "gateways", "listenersets", "tcproutes", "udproutes", "referencegrants"} {
+	for _, r := range []string{"gatewayclasses", "gateways", "listenersets", "tcproutes", "udproutes", "referencegrants", "addresspools", "gatewayparameters"} {
 		list.APIResources = append(list.APIResources, metav1.APIResource{Name: r})
 	}
 	return list, nil
 }
 
 func (c *fakeCluster) clients() cluster.Clients {
-	return cluster.Clients{Core: c.core, Gateway: c.gateway, NodeReports: c.reports, Discovery: c, Metadata: fakeMetadata{c.reports}}
+	return cluster.Clients{
+		Core: c.core, Gateway: c.gateway, NodeReports: c.reports, Discovery: c, Metadata: fakeMetadata{c.reports},
+		AddressPools: c.own.pools(), GatewayParameters: c.own.parameters(metav1.NamespaceAll),
+	}
 }
 
 // relist makes the Node list other addresses.

@@ -35,7 +35,7 @@ func TestBadInput(t *testing.T) {
 		},
 		"wrong kind": {
 			"apiVersion: gateway.networking.k8s.io/v1\nkind: Gatway\nmetadata: {name: web}\n",
-			"m.yaml:2: Gatway default/web: unknown kind \"Gatway\" of apiVersion \"gateway.networking.k8s.io/v1\"; did you mean \"Gateway\"? the kinds that are read are EndpointSlice, Gateway, GatewayClass, ListenerSet, Namespace, ReferenceGrant, Service, TCPRoute, UDPRoute and List",
+			"m.yaml:2: Gatway default/web: unknown kind \"Gatway\" of apiVersion \"gateway.networking.k8s.io/v1\"; did you mean \"Gateway\"? the kinds that are read are AddressPool, EndpointSlice, Gateway, GatewayClass, GatewayParameters, ListenerSet, Namespace, ReferenceGrant, Service, TCPRoute, UDPRoute and List",
 		},
 		"wrong version": {
 			"apiVersion: gateway.networking.k8s.io/v2\nkind: Gateway\nmetadata: {name: web}\n",

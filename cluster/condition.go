@@ -7,6 +7,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 // ConditionList is one list of conditions in an object's status.
@@ -23,6 +25,8 @@ func ConditionLists(object Object) iter.Seq[ConditionList] {
 	return func(yield func(ConditionList) bool) {
 		switch o := object.(type) {
 		case *gatewayv1.GatewayClass:
+			yield(ConditionList{Conditions: o.Status.Conditions})
+		case *v1alpha1.AddressPool:
 			yield(ConditionList{Conditions: o.Status.Conditions})
 		case *gatewayv1.Gateway:
 			if !yield(ConditionList{Conditions: o.Status.Conditions}) {

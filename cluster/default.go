@@ -1,16 +1,20 @@
 package cluster
 
 import (
+	"cmp"
+
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 // The defaults of this file are those an API server sets: the "default" of the
-// Gateway API's CRDs (v1.6.3) and k8s.io/kubernetes/pkg/apis/{core,discovery}
+// Gateway API's CRDs (v1.6.3) and ours, and k8s.io/kubernetes/pkg/apis/{core,discovery}
 // for Services and EndpointSlices. A status in a file is dropped: a status is
 // our output and never an input.
 
@@ -110,6 +114,17 @@ func defaultBackendRefs(refs []gatewayv1.BackendRef) {
 		setDefault(&refs[i].Group, "")
 		setDefault(&refs[i].Kind, "Service")
 		setDefault(&refs[i].Weight, 1)
+	}
+}
+
+func defaultAddressPool(p *v1alpha1.AddressPool) {
+	p.Status = v1alpha1.AddressPoolStatus{}
+	setDefault(&p.Spec.AutoAssign, true)
+	if namespaces := p.Spec.Namespaces; namespaces != nil {
+		namespaces.From = cmp.Or(namespaces.From, v1alpha1.NamespacesFromAll)
+	}
+	if announcement := p.Spec.Announcement; announcement != nil {
+		announcement.Mode = cmp.Or(announcement.Mode, v1alpha1.AnnouncementNone)
 	}
 }
 

@@ -9,9 +9,9 @@
 //
 // It decides nothing about traffic; it refuses what an API server would refuse.
 // Two things it does decide for files, because no API server is there to do so:
-// which addresses a Gateway has (Assign), and that all documents without a
-// creationTimestamp are equally old. In a cluster the controller assigns addresses
-// and everyone else reads them (Assigned).
+// which addresses a Gateway has (Assign), of those that topology.Resolve lets it have,
+// and that all documents without a creationTimestamp are equally old. In a cluster the
+// controller assigns addresses and everyone else reads them (Assigned).
 //
 // Live watches what liveKinds lists and nothing else, never Secrets. Objects from
 // it are trimmed: they are for reading, and whoever writes anything but a status
@@ -37,6 +37,10 @@
 //     TestLiveSwitchesVersionsWithoutAGap).
 //   - An API server that is away changes nothing
 //     (TestLiveKeepsObjectsWhileTheAPIIsAway).
+//   - Without the CRDs of our own kinds, everything that needs none of them goes on
+//     (TestLiveGoesOnWithoutOurCRDs).
+//   - Files may hold of our own kinds what the API server takes
+//     (TestOwnKindsAsTheAPI).
 //   - No kind is asked for that a program does not need (TestLiveReadsNothingElse).
 //   - Our decoder accepts and yields what the API machinery's strict decoder
 //     does (TestDecodeAgreesWithAPIMachinery, FuzzDocument).

@@ -5,6 +5,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 // withGeneration gives an edited object the generation the API server would:
@@ -47,6 +49,10 @@ func contentOf(object Object) any {
 	case *gatewayv1.UDPRoute:
 		return o.Spec
 	case *gatewayv1.ReferenceGrant:
+		return o.Spec
+	case *v1alpha1.AddressPool:
+		return o.Spec
+	case *v1alpha1.GatewayParameters:
 		return o.Spec
 	case *corev1.Namespace:
 		return o.Spec

@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 // kind is a kind of object that is read from manifests.
@@ -36,6 +38,7 @@ var kinds = func() map[string]kind {
 		}
 		return full
 	}
+	own := []string{v1alpha1.GroupVersion.String()}
 	m := map[string]kind{}
 	for _, k := range []kind{
 		clusterKind("GatewayClass", gateway("v1", "v1beta1"), defaultGatewayClass, validateGatewayClass),
@@ -44,6 +47,8 @@ var kinds = func() map[string]kind {
 		namespacedKind("TCPRoute", gateway("v1", "v1alpha2"), defaultTCPRoute, validateTCPRoute),
 		namespacedKind("UDPRoute", gateway("v1", "v1alpha2"), defaultUDPRoute, validateUDPRoute),
 		namespacedKind("ReferenceGrant", gateway("v1", "v1beta1", "v1alpha2"), func(*gatewayv1.ReferenceGrant) {}, validateReferenceGrant),
+		clusterKind("AddressPool", own, defaultAddressPool, validateAddressPool),
+		namespacedKind("GatewayParameters", own, func(*v1alpha1.GatewayParameters) {}, validateGatewayParameters),
 		clusterKind("Namespace", []string{"v1"}, defaultNamespace, validateNamespace),
 		namespacedKind("Service", []string{"v1"}, defaultService, validateService),
 		namespacedKind("EndpointSlice", []string{"discovery.k8s.io/v1"}, defaultEndpointSlice, validateEndpointSlice),
@@ -93,6 +98,10 @@ func kindOf(object Object) string {
 		return "UDPRoute"
 	case *gatewayv1.ReferenceGrant:
 		return "ReferenceGrant"
+	case *v1alpha1.AddressPool:
+		return "AddressPool"
+	case *v1alpha1.GatewayParameters:
+		return "GatewayParameters"
 	case *corev1.Namespace:
 		return "Namespace"
 	case *corev1.Service:

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/gentype"
 	"k8s.io/client-go/kubernetes"
@@ -26,9 +27,27 @@ type Clients struct {
 	Core     kubernetes.Interface
 	Gateway  gatewayclient.Interface
 	Metadata metadata.Interface
-	// NodeReports are cluster-scoped.
-	NodeReports NodeReports
-	Discovery   Discovery
+	// NodeReports and AddressPools are cluster-scoped.
+	NodeReports  NodeReports
+	AddressPools AddressPools
+	// GatewayParameters of all namespaces.
+	GatewayParameters GatewayParameters
+	Discovery         Discovery
+}
+
+// AddressPools reads AddressPools, and writes their statuses and finalizers.
+type AddressPools interface {
+	Get(ctx context.Context, name string, options metav1.GetOptions) (*v1alpha1.AddressPool, error)
+	List(ctx context.Context, options metav1.ListOptions) (*v1alpha1.AddressPoolList, error)
+	Watch(ctx context.Context, options metav1.ListOptions) (apiwatch.Interface, error)
+	UpdateStatus(ctx context.Context, pool *v1alpha1.AddressPool, options metav1.UpdateOptions) (*v1alpha1.AddressPool, error)
+	Patch(ctx context.Context, name string, kind types.PatchType, patch []byte, options metav1.PatchOptions, subresources ...string) (*v1alpha1.AddressPool, error)
+}
+
+// GatewayParameters reads GatewayParameters.
+type GatewayParameters interface {
+	List(ctx context.Context, options metav1.ListOptions) (*v1alpha1.GatewayParametersList, error)
+	Watch(ctx context.Context, options metav1.ListOptions) (apiwatch.Interface, error)
 }
 
 // NodeReports reads and writes NodeReports.
@@ -106,17 +125,18 @@ func NewClients(config *rest.Config) (Clients, error) {
 	if err != nil {
 		return Clients{}, fmt.Errorf("set up the client for metadata: %w", err)
 	}
-	reports, err := newNodeReports(config, client)
-	if err != nil {
-		return Clients{}, fmt.Errorf("set up the client for NodeReports: %w", err)
+	clients := Clients{Core: core, Gateway: gateway, Metadata: meta, Discovery: core.DiscoveryClient}
+	if err := clients.addOwn(config, client); err != nil {
+		return Clients{}, fmt.Errorf("set up the client for %s: %w", v1alpha1.GroupName, err)
 	}
-	return Clients{Core: core, Gateway: gateway, Metadata: meta, NodeReports: reports, Discovery: core.DiscoveryClient}, nil
+	return clients, nil
 }
 
-func newNodeReports(config *rest.Config, client *http.Client) (NodeReports, error) {
+// addOwn adds the clients for kinds of our own.
+func (c *Clients) addOwn(config *rest.Config, client *http.Client) error {
 	scheme := runtime.NewScheme()
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		return nil, err
+		return err
 	}
 	config = rest.CopyConfig(config)
 	config.GroupVersion = &v1alpha1.GroupVersion
@@ -124,11 +144,23 @@ func newNodeReports(config *rest.Config, client *http.Client) (NodeReports, erro
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	restClient, err := rest.RESTClientForConfigAndClient(config, client)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return gentype.NewClientWithList[*v1alpha1.NodeReport, *v1alpha1.NodeReportList](
-		"nodereports", restClient, runtime.NewParameterCodec(scheme), "",
+	codec := runtime.NewParameterCodec(scheme)
+	c.NodeReports = gentype.NewClientWithList[*v1alpha1.NodeReport, *v1alpha1.NodeReportList](
+		nodeReportResource.Resource, restClient, codec, metav1.NamespaceAll,
 		func() *v1alpha1.NodeReport { return &v1alpha1.NodeReport{} },
 		func() *v1alpha1.NodeReportList { return &v1alpha1.NodeReportList{} },
-	), nil
+	)
+	c.AddressPools = gentype.NewClientWithList[*v1alpha1.AddressPool, *v1alpha1.AddressPoolList](
+		addressPoolResource.Resource, restClient, codec, metav1.NamespaceAll,
+		func() *v1alpha1.AddressPool { return &v1alpha1.AddressPool{} },
+		func() *v1alpha1.AddressPoolList { return &v1alpha1.AddressPoolList{} },
+	)
+	c.GatewayParameters = gentype.NewClientWithList[*v1alpha1.GatewayParameters, *v1alpha1.GatewayParametersList](
+		gatewayParametersResource.Resource, restClient, codec, metav1.NamespaceAll,
+		func() *v1alpha1.GatewayParameters { return &v1alpha1.GatewayParameters{} },
+		func() *v1alpha1.GatewayParametersList { return &v1alpha1.GatewayParametersList{} },
+	)
+	return nil
 }

@@ -29,7 +29,7 @@ type fakeAPI struct {
 	core     *fake.Clientset
 	gateway  *gatewayfake.Clientset
 	metadata *metadatafake.FakeMetadataClient
-	reports  *fakeReports
+	own      *fakeOwn
 
 	mu        sync.Mutex // guards everything below
 	served    map[string][]string
@@ -39,16 +39,44 @@ type fakeAPI struct {
 	watches   map[string][]apiwatch.Interface
 }
 
-type fakeReports struct {
-	*gentype.FakeClientWithList[*v1alpha1.NodeReport, *v1alpha1.NodeReportList]
+// fakeOwn is the clients for our own kinds.
+type fakeOwn struct {
+	clienttesting.Fake
 	tracker clienttesting.ObjectTracker
+	reports fakeClient[*v1alpha1.NodeReport, *v1alpha1.NodeReportList]
+	pools   fakeClient[*v1alpha1.AddressPool, *v1alpha1.AddressPoolList]
 }
 
-func (fakeReports) IsWatchListSemanticsUnSupported() bool { return true }
+type fakeClient[P gentypeObject, L runtime.Object] struct {
+	*gentype.FakeClientWithList[P, L]
+}
+
+type gentypeObject interface {
+	metav1.Object
+	runtime.Object
+}
+
+func (fakeClient[P, L]) IsWatchListSemanticsUnSupported() bool { return true }
+
+// parameters are those of a namespace, or of all.
+func (f *fakeOwn) parameters(namespace string) fakeClient[*v1alpha1.GatewayParameters, *v1alpha1.GatewayParametersList] {
+	return fakeClient[*v1alpha1.GatewayParameters, *v1alpha1.GatewayParametersList]{gentype.NewFakeClientWithList(
+		&f.Fake, namespace, gatewayParametersResource, v1alpha1.GroupVersion.WithKind("GatewayParameters"),
+		func() *v1alpha1.GatewayParameters { return &v1alpha1.GatewayParameters{} },
+		func() *v1alpha1.GatewayParametersList { return &v1alpha1.GatewayParametersList{} },
+		func(to, from *v1alpha1.GatewayParametersList) { to.ListMeta = from.ListMeta },
+		func(list *v1alpha1.GatewayParametersList) []*v1alpha1.GatewayParameters {
+			return gentype.ToPointerSlice(list.Items)
+		},
+		func(list *v1alpha1.GatewayParametersList, items []*v1alpha1.GatewayParameters) {
+			list.Items = gentype.FromPointerSlice(items)
+		})}
+}
 
 const (
 	v1Group  = "gateway.networking.k8s.io/v1"
 	oldGroup = "gateway.networking.k8s.io/v1alpha2"
+	ownGroup = "portway.dev/v1alpha1"
 )
 
 func newFakeAPI(t *testing.T) *fakeAPI {
@@ -58,8 +86,8 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 		gateway: gatewayfake.NewSimpleClientset(),
 		watches: map[string][]apiwatch.Interface{},
 		served: map[string][]string{
-			v1Group:                {"gatewayclasses", "gateways", "listenersets", "tcproutes", "udproutes", "referencegrants"},
-			"portway.dev/v1alpha1": {"nodereports"},
+			v1Group:  {"gatewayclasses", "gateways", "listenersets", "tcproutes", "udproutes", "referencegrants"},
+			ownGroup: {"addresspools", "gatewayparameters", "nodereports"},
 		},
 	}
 	scheme := metadatafake.NewTestScheme()
@@ -67,8 +95,7 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 		t.Fatal(err)
 	}
 	api.metadata = metadatafake.NewSimpleMetadataClient(scheme)
-	var raw *clienttesting.Fake
-	api.reports, raw = newFakeReports(t)
+	api.own = newFakeOwn(t)
 	for _, f := range []struct {
 		*clienttesting.Fake
 		tracker clienttesting.ObjectTracker
@@ -76,7 +103,7 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 		{&api.core.Fake, api.core.Tracker()},
 		{&api.gateway.Fake, api.gateway.Tracker()},
 		{&api.metadata.Fake, api.metadata.Tracker()},
-		{raw, api.reports.tracker},
+		{&api.own.Fake, api.own.tracker},
 	} {
 		f.PrependReactor("list", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
 			err := api.ask(action)
@@ -96,16 +123,15 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 	return api
 }
 
-func newFakeReports(t *testing.T) (*fakeReports, *clienttesting.Fake) {
+func newFakeOwn(t *testing.T) *fakeOwn {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
-	tracker := clienttesting.NewObjectTracker(scheme, serializer.NewCodecFactory(scheme).UniversalDecoder())
-	raw := &clienttesting.Fake{}
-	raw.AddReactor("*", "*", clienttesting.ObjectReaction(tracker))
-	client := gentype.NewFakeClientWithList(raw, "", nodeReportResource, v1alpha1.GroupVersion.WithKind("NodeReport"),
+	own := &fakeOwn{tracker: clienttesting.NewObjectTracker(scheme, serializer.NewCodecFactory(scheme).UniversalDecoder())}
+	own.AddReactor("*", "*", clienttesting.ObjectReaction(own.tracker))
+	own.reports.FakeClientWithList = gentype.NewFakeClientWithList(&own.Fake, "", nodeReportResource, v1alpha1.GroupVersion.WithKind("NodeReport"),
 		func() *v1alpha1.NodeReport { return &v1alpha1.NodeReport{} },
 		func() *v1alpha1.NodeReportList { return &v1alpha1.NodeReportList{} },
 		func(to, from *v1alpha1.NodeReportList) { to.ListMeta = from.ListMeta },
@@ -113,7 +139,17 @@ func newFakeReports(t *testing.T) (*fakeReports, *clienttesting.Fake) {
 		func(list *v1alpha1.NodeReportList, items []*v1alpha1.NodeReport) {
 			list.Items = gentype.FromPointerSlice(items)
 		})
-	return &fakeReports{client, tracker}, raw
+	own.pools.FakeClientWithList = gentype.NewFakeClientWithList(&own.Fake, "", addressPoolResource, v1alpha1.GroupVersion.WithKind("AddressPool"),
+		func() *v1alpha1.AddressPool { return &v1alpha1.AddressPool{} },
+		func() *v1alpha1.AddressPoolList { return &v1alpha1.AddressPoolList{} },
+		func(to, from *v1alpha1.AddressPoolList) { to.ListMeta = from.ListMeta },
+		func(list *v1alpha1.AddressPoolList) []*v1alpha1.AddressPool {
+			return gentype.ToPointerSlice(list.Items)
+		},
+		func(list *v1alpha1.AddressPoolList, items []*v1alpha1.AddressPool) {
+			list.Items = gentype.FromPointerSlice(items)
+		})
+	return own
 }
 
 func name(action clienttesting.Action) string {
@@ -243,7 +279,9 @@ func inBubble(t *testing.T, role Role, prepare func(*fakeAPI), test func(*liveBe
 		}
 		config := DefaultLiveConfig()
 		config.Role, config.Namespace, config.Jitter = role, "portway-system", 0
-		config.Clients = Clients{Core: b.api.core, Gateway: b.api.gateway, Metadata: b.api.metadata, NodeReports: b.api.reports, Discovery: b.api}
+		config.Clients = Clients{Core: b.api.core, Gateway: b.api.gateway, Metadata: b.api.metadata, Discovery: b.api}
+		config.Clients.NodeReports, config.Clients.AddressPools = b.api.own.reports, b.api.own.pools
+		config.Clients.GatewayParameters = b.api.own.parameters(metav1.NamespaceAll)
 		b.Live = NewLive(config, b.store)
 		ctx, cancel := context.WithCancel(klogContext(b.logs))
 		ended := make(chan struct{})

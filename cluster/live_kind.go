@@ -101,8 +101,10 @@ func versionOf[P Object, L runtime.Object](name string, clientset any, client li
 }
 
 var (
-	crdResource        = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
-	nodeReportResource = v1alpha1.GroupVersion.WithResource("nodereports")
+	crdResource               = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+	nodeReportResource        = v1alpha1.GroupVersion.WithResource("nodereports")
+	addressPoolResource       = v1alpha1.GroupVersion.WithResource("addresspools")
+	gatewayParametersResource = v1alpha1.GroupVersion.WithResource("gatewayparameters")
 )
 
 // liveKinds are the kinds that a program watches, and nothing else; above all, no
@@ -117,6 +119,10 @@ func liveKinds(c Clients, role Role, namespace string) []*liveKind {
 		&liveKind{name: "Service", builtin: true, versions: []liveVersion{
 			versionOf("v1", c.Core, c.Core.CoreV1().Services(metav1.NamespaceAll), "", &corev1.Service{}, t.service),
 		}},
+		ownKind("AddressPool", addressPoolResource,
+			versionOf(addressPoolResource.Version, c.AddressPools, c.AddressPools, "", &v1alpha1.AddressPool{}, t.addressPool)),
+		ownKind("GatewayParameters", gatewayParametersResource,
+			versionOf(gatewayParametersResource.Version, c.GatewayParameters, c.GatewayParameters, "", &v1alpha1.GatewayParameters{}, t.gatewayParameters)),
 	)
 	if role == ForAgent {
 		return append(kinds, &liveKind{name: "EndpointSlice", builtin: true, versions: []liveVersion{
@@ -133,10 +139,14 @@ func liveKinds(c Clients, role Role, namespace string) []*liveKind {
 		&liveKind{name: "CustomResourceDefinition", builtin: true, versions: []liveVersion{
 			versionOf("v1", c.Metadata, c.Metadata.Resource(crdResource), "", &metav1.PartialObjectMetadata{}, t.crd),
 		}},
-		&liveKind{name: "NodeReport", group: nodeReportResource.Group, resource: nodeReportResource.Resource, versions: []liveVersion{
-			versionOf(nodeReportResource.Version, c.NodeReports, c.NodeReports, "", &v1alpha1.NodeReport{}, t.nodeReport),
-		}},
+		ownKind("NodeReport", nodeReportResource,
+			versionOf(nodeReportResource.Version, c.NodeReports, c.NodeReports, "", &v1alpha1.NodeReport{}, t.nodeReport)),
 	)
+}
+
+// ownKind is a kind of our own API group, of which there is one version.
+func ownKind(name string, resource schema.GroupVersionResource, version liveVersion) *liveKind {
+	return &liveKind{name: name, group: resource.Group, resource: resource.Resource, versions: []liveVersion{version}}
 }
 
 func gatewayKinds(c Clients, t trimmer) []*liveKind {

@@ -18,7 +18,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	metadatafake "k8s.io/client-go/metadata/fake"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
@@ -171,7 +170,8 @@ func TestLiveFollowsObjects(t *testing.T) {
 		changed.Status.Addresses = []gatewayv1.GatewayStatusAddress{{Value: "192.0.2.1"}}
 		b.must(b.api.gateway.GatewayV1().Gateways("default").UpdateStatus(t.Context(), changed, metav1.UpdateOptions{}))
 		synctest.Wait()
-		assigned := Assigned(b.store.Next().Snapshot.Gateways)[key("web")]
+		gateways := b.store.Next().Snapshot.Gateways
+		assigned := Assigned(resolved(gateways[key("web")]))[key("web")]
 		want := topology.Assignment{NodeMode: true, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}
 		if diff := cmp.Diff(want, assigned, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 			t.Errorf("assignment (-want +got):\n%s", diff)
@@ -198,10 +198,12 @@ func TestLiveReadsNothingElse(t *testing.T) {
 	}{
 		"agent": {ForAgent, append([]string{
 			"discovery.k8s.io/v1 endpointslices where kubernetes.io/service-name", "v1 namespaces", "v1 services",
+			ownGroup + " addresspools", ownGroup + " gatewayparameters",
 		}, gatewayAPI...)},
 		"controller": {ForController, append([]string{
 			"v1 namespaces", "v1 services", "v1 nodes", "coordination.k8s.io/v1 leases in portway-system where portway.dev/agent=true",
-			"apiextensions.k8s.io/v1 customresourcedefinitions", "portway.dev/v1alpha1 nodereports",
+			"apiextensions.k8s.io/v1 customresourcedefinitions",
+			ownGroup + " addresspools", ownGroup + " gatewayparameters", ownGroup + " nodereports",
 		}, gatewayAPI...)},
 	}
 	for name, test := range tests {
@@ -236,7 +238,7 @@ func TestLiveReadsV1alpha2WhereThatIsAll(t *testing.T) {
 		b.wantRoutes(map[string]int{"r": 2})
 		want := map[string]string{
 			"GatewayClass": "v1", "Gateway": "v1", "TCPRoute": "v1alpha2", "UDPRoute": "v1alpha2", "ReferenceGrant": "v1beta1",
-			"Namespace": "v1", "Service": "v1", "EndpointSlice": "v1",
+			"Namespace": "v1", "Service": "v1", "EndpointSlice": "v1", "AddressPool": "v1alpha1", "GatewayParameters": "v1alpha1",
 		}
 		if diff := cmp.Diff(want, b.Served()); diff != "" {
 			t.Errorf("served (-want +got):\n%s", diff)
@@ -346,8 +348,8 @@ func liveOutage(t *testing.T, failure error) {
 		if signalled(b.store) {
 			t.Error("an outage changed objects")
 		}
-		if n := b.logged("Cannot read objects"); n != 9 {
-			t.Errorf("the outage was told %d times, want once for each of 9 kinds", n)
+		if n := b.logged("Cannot read objects"); n != 11 {
+			t.Errorf("the outage was told %d times, want once for each of 11 kinds", n)
 		}
 		var mu sync.Mutex // guards listed
 		listed := map[string]bool{}
@@ -363,7 +365,7 @@ func liveOutage(t *testing.T, failure error) {
 		if u := b.store.Next(); u.Snapshot == nil || len(u.Snapshot.Gateways) != 2 {
 			t.Errorf("not up to date after the outage: %+v", u)
 		}
-		if n := b.logged("Reading objects again"); n != 9 {
+		if n := b.logged("Reading objects again"); n != 11 {
 			t.Errorf("the recovery was told %d times", n)
 		}
 	})
@@ -407,7 +409,7 @@ func TestLiveFleet(t *testing.T) {
 		leases := b.api.core.CoordinationV1().Leases("portway-system")
 		b.must(b.api.core.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{}))
 		b.must(leases.Create(t.Context(), lease, metav1.CreateOptions{}))
-		b.must(b.api.reports.Create(t.Context(), &v1alpha1.NodeReport{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}, metav1.CreateOptions{}))
+		b.must(b.api.own.reports.Create(t.Context(), &v1alpha1.NodeReport{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}, metav1.CreateOptions{}))
 		synctest.Wait()
 		if u = b.store.Next(); u.Fleet == nil || u.Fleet.Nodes["n1"] == nil || u.Fleet.Leases["n1"] == nil || u.Fleet.Reports["n1"] == nil || u.Snapshot != nil {
 			t.Fatalf("fleet: %+v", u)
@@ -422,7 +424,7 @@ func TestLiveFleet(t *testing.T) {
 		if before.Leases["n1"].Spec.RenewTime.Unix() != 1 {
 			t.Error("what was handed out changed")
 		}
-		b.must(nil, b.api.reports.Delete(t.Context(), "n1", metav1.DeleteOptions{}))
+		b.must(nil, b.api.own.reports.Delete(t.Context(), "n1", metav1.DeleteOptions{}))
 		synctest.Wait()
 		if u = b.store.Next(); u.Fleet == nil || len(u.Fleet.Reports) != 0 {
 			t.Errorf("removed report: %+v", u.Fleet)
@@ -460,22 +462,4 @@ func TestLiveLooksAgainWhenCRDsChange(t *testing.T) {
 			t.Errorf("served %v", b.Served())
 		}
 	})
-}
-
-func TestAssigned(t *testing.T) {
-	g := gateway("web", "c")
-	g.Status.Addresses = []gatewayv1.GatewayStatusAddress{
-		{Value: "192.0.2.2"},
-		{Type: ptr.To(gatewayv1.HostnameAddressType), Value: "host"},
-		{Value: "what"},
-		{Type: ptr.To(gatewayv1.IPAddressType), Value: "::ffff:192.0.2.1"},
-	}
-	got := Assigned(map[types.NamespacedName]*gatewayv1.Gateway{key("web"): g, key("none"): gateway("none", "c")})
-	want := map[types.NamespacedName]topology.Assignment{
-		key("web"):  {NodeMode: true, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.1")}},
-		key("none"): {NodeMode: true},
-	}
-	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
 }

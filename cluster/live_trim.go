@@ -10,6 +10,8 @@ import (
 	gatewayv1alpha2 "sigs.k8s.io/gateway-api/apis/v1alpha2"
 	gatewayv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 	"sigs.k8s.io/gateway-api/pkg/consts"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 // The functions of this file make objects as small as what is made of them.
@@ -128,6 +130,21 @@ func (t trimmer) referenceGrant(g *gatewayv1.ReferenceGrant) Object {
 
 func (t trimmer) referenceGrantV1beta1(g *gatewayv1beta1.ReferenceGrant) Object {
 	return t.referenceGrant((*gatewayv1.ReferenceGrant)(g))
+}
+
+// addressPool keeps of the status, for an agent, what Gateways may keep.
+func (t trimmer) addressPool(p *v1alpha1.AddressPool) Object {
+	t.meta(p)
+	if !t.statuses {
+		p.Status = v1alpha1.AddressPoolStatus{Addresses: p.Status.Addresses, Retained: p.Status.Retained}
+	}
+	return p
+}
+
+func (t trimmer) gatewayParameters(p *v1alpha1.GatewayParameters) Object {
+	clean(p)
+	reduce(p, nil)
+	return p
 }
 
 func (trimmer) namespace(n *corev1.Namespace) Object {

@@ -8,49 +8,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/portway-dev/portway/topology"
 )
-
-func TestAssign(t *testing.T) {
-	node := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::1")}
-	many := make([]netip.Addr, 0, 20)
-	for i := range 20 {
-		many = append(many, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}))
-	}
-	ip := func(value string) gatewayv1.GatewaySpecAddress {
-		return gatewayv1.GatewaySpecAddress{Type: ptr.To(gatewayv1.IPAddressType), Value: value}
-	}
-	host := gatewayv1.GatewaySpecAddress{Type: ptr.To(gatewayv1.HostnameAddressType), Value: "a.b"}
-	const has = "this node has 192.0.2.1, 192.0.2.2, 2001:db8::1"
-	tests := map[string]struct {
-		node      []netip.Addr
-		requested []gatewayv1.GatewaySpecAddress
-		want      []netip.Addr
-		message   string
-	}{
-		"none requested":  {node, nil, node, ""},
-		"at most 16":      {many, nil, many[:16], ""},
-		"some requested":  {node, []gatewayv1.GatewaySpecAddress{ip("2001:DB8:0::1"), ip("192.0.2.1")}, []netip.Addr{node[0], node[2]}, has},
-		"not of the node": {node, []gatewayv1.GatewaySpecAddress{ip("192.0.2.9")}, nil, has},
-		"any requested":   {node, []gatewayv1.GatewaySpecAddress{ip("")}, node, has},
-		"host name":       {node, []gatewayv1.GatewaySpecAddress{host}, nil, has},
-		"no address":      {nil, nil, nil, "this node has no address; give it one, or name one with --node-address"},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			g := gateway("web", "c")
-			g.Spec.Addresses = test.requested
-			got := assign(g, test.node)
-			want := topology.Assignment{NodeMode: true, Addresses: test.want, Message: test.message}
-			if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
-		})
-	}
-}
 
 func gatewayWithStatus(accepted, programmed metav1.ConditionStatus) *gatewayv1.Gateway {
 	g := gateway("web", "c")
@@ -132,8 +93,8 @@ func TestStatusObjectsKeepVersionsAndOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	objects.Snapshot.Addresses = Assign(objects.Snapshot.Gateways, []netip.Addr{netip.MustParseAddr("192.0.2.1")})
-	graph := topology.Build(*objects.Snapshot, topology.DefaultConfig())
+	resolution := topology.Resolve(*objects.Snapshot, topology.DefaultConfig())
+	graph := resolution.Build(Assign(resolution, []netip.Addr{netip.MustParseAddr("192.0.2.1")}))
 	var got []string
 	for _, o := range StatusObjects(objects.Snapshot, graph.Statuses(topology.Reports{})) {
 		got = append(got, o.GetObjectKind().GroupVersionKind().GroupVersion().String()+" "+keyOf(o).String())

@@ -12,11 +12,12 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/topology"
 )
 
 // StatusObjects returns the objects of ours as the API would carry them after
-// their statuses were written: GatewayClasses, Gateways, ListenerSets and
+// their statuses were written: GatewayClasses, AddressPools, Gateways, ListenerSets and
 // routes, each kind sorted by namespace and name. They share metadata and spec with
 // the Snapshot.
 func StatusObjects(s *topology.Snapshot, statuses topology.Statuses) []Object {
@@ -24,6 +25,11 @@ func StatusObjects(s *topology.Snapshot, statuses topology.Statuses) []Object {
 	for name, status := range statuses.GatewayClasses {
 		if source := s.GatewayClasses[name]; source != nil {
 			objects = append(objects, &gatewayv1.GatewayClass{TypeMeta: source.TypeMeta, ObjectMeta: source.ObjectMeta, Spec: source.Spec, Status: status})
+		}
+	}
+	for name, status := range statuses.AddressPools {
+		if source := s.AddressPools[name]; source != nil {
+			objects = append(objects, &v1alpha1.AddressPool{TypeMeta: source.TypeMeta, ObjectMeta: source.ObjectMeta, Spec: source.Spec, Status: status})
 		}
 	}
 	for key, status := range statuses.Gateways {
@@ -72,7 +78,7 @@ func completeType(object Object) {
 	}
 }
 
-var statusOrder = map[string]int{"GatewayClass": 0, "Gateway": 1, "ListenerSet": 2, "TCPRoute": 3, "UDPRoute": 4}
+var statusOrder = map[string]int{"GatewayClass": 0, "AddressPool": 1, "Gateway": 2, "ListenerSet": 3, "TCPRoute": 4, "UDPRoute": 5}
 
 func compareObjects(a, b Object) int {
 	return cmp.Or(

@@ -23,7 +23,8 @@ type Update struct {
 	// and Assigned.
 	Snapshot *topology.Snapshot
 	// StatusOnly: since the last Snapshot nothing changed but statuses, of which only
-	// the addresses of Gateways are an input of any decision.
+	// the addresses of Gateways are an input of any decision. What an AddressPool's
+	// status says of addresses counts as a spec.
 	StatusOnly bool
 	// Slices holds, per Service whose EndpointSlices changed, its complete list
 	// sorted by name; an empty list means that none is left.
@@ -49,6 +50,8 @@ type Store struct {
 	grants     table[types.NamespacedName, gatewayv1.ReferenceGrant, *gatewayv1.ReferenceGrant]
 	namespaces table[string, corev1.Namespace, *corev1.Namespace]
 	services   table[types.NamespacedName, corev1.Service, *corev1.Service]
+	pools      table[string, v1alpha1.AddressPool, *v1alpha1.AddressPool]
+	parameters table[types.NamespacedName, v1alpha1.GatewayParameters, *v1alpha1.GatewayParameters]
 	// crds are nil unless somebody looks at CustomResourceDefinitions.
 	crds   table[string, metav1.PartialObjectMetadata, *metav1.PartialObjectMetadata]
 	slices sliceIndex
@@ -153,6 +156,9 @@ func (s *Store) Next() Update {
 			Namespaces:      s.namespaces.share(),
 			Services:        s.services.share(),
 			CRDVersions:     bundleVersions(s.crds.objects),
+
+			AddressPools:      s.pools.share(),
+			GatewayParameters: s.parameters.share(),
 		}
 	}
 	return update
@@ -178,6 +184,12 @@ func (s *Store) put(object Object) (changed bool, err error) {
 		changed, decides = s.namespaces.set(key.Name, o)
 	case *corev1.Service:
 		changed, decides = s.services.set(key, o)
+	case *v1alpha1.AddressPool:
+		old := s.pools.objects[key.Name]
+		changed, decides = s.pools.set(key.Name, o)
+		decides = decides || changed && !sameHeld(old, o)
+	case *v1alpha1.GatewayParameters:
+		changed, decides = s.parameters.set(key, o)
 	case *discoveryv1.EndpointSlice:
 		return s.slices.set(o)
 	case *metav1.PartialObjectMetadata:
@@ -212,6 +224,10 @@ func (s *Store) remove(object Object) (changed bool, err error) {
 		changed = s.namespaces.remove(key.Name)
 	case *corev1.Service:
 		changed = s.services.remove(key)
+	case *v1alpha1.AddressPool:
+		changed = s.pools.remove(key.Name)
+	case *v1alpha1.GatewayParameters:
+		changed = s.parameters.remove(key)
 	case *discoveryv1.EndpointSlice:
 		return s.slices.remove(key), nil
 	case *metav1.PartialObjectMetadata:

@@ -2,10 +2,13 @@ package cluster
 
 import (
 	"maps"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 // Object is an API object of any kind this project reads.
@@ -75,6 +78,12 @@ func sameSpec(a, b metav1.Object) bool {
 		a.GetDeletionTimestamp().Equal(b.GetDeletionTimestamp()) &&
 		equality.Semantic.DeepEqual(a.GetLabels(), b.GetLabels()) && equality.Semantic.DeepEqual(a.GetAnnotations(), b.GetAnnotations()) &&
 		equality.Semantic.DeepEqual(a.GetFinalizers(), b.GetFinalizers())
+}
+
+// sameHeld reports whether the statuses of two pools say the same of addresses that
+// Gateways keep.
+func sameHeld(a, b *v1alpha1.AddressPool) bool {
+	return slices.Equal(a.Status.Addresses, b.Status.Addresses) && slices.Equal(a.Status.Retained, b.Status.Retained)
 }
 
 // sameObject compares two objects but for their bookkeeping: every write

@@ -151,6 +151,11 @@ func parametersMissing(key types.NamespacedName) string {
 
 // Gateway
 
+// ModeNotServed says of a mode that this release has nothing to serve it with.
+func ModeNotServed(mode v1alpha1.AddressMode) string {
+	return fmt.Sprintf("this release does not serve mode %s; use Node or Pool", mode)
+}
+
 // parametersInvalid says why nothing is given to the Gateway.
 func (p *Parameters) parametersInvalid() string {
 	if !p.class.Accepted {
@@ -198,15 +203,24 @@ func (p *Parameters) noneLeft(family corev1.IPFamily) string {
 	return atMost(3, reasons)
 }
 
+// poolNames names pools; apart, those that give out nothing.
 func poolNames(pools []*Pool) string {
-	names := make([]string, len(pools))
-	for i, pool := range pools {
-		names[i] = pool.Name
-		if !pool.Gives() {
-			names[i] += ", which gives out nothing"
+	var giving, others []string
+	for _, pool := range pools {
+		if pool.Gives() {
+			giving = append(giving, pool.Name)
+		} else {
+			others = append(others, pool.Name)
 		}
 	}
-	return atMost(8, names)
+	switch {
+	case len(others) == 0:
+		return atMost(8, giving)
+	case len(giving) == 0:
+		return atMost(8, others) + ", which give out nothing at present"
+	default:
+		return fmt.Sprintf("%s; not at present: %s", atMost(8, giving), atMost(8, others))
+	}
 }
 
 // retainedCondition: the Gateway has addresses that it would not get again.

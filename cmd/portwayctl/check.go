@@ -94,7 +94,7 @@ func isBad(c metav1.Condition) bool {
 	switch c.Type {
 	case "Programmed": // Unknown means that it was not evaluated
 		return c.Status == metav1.ConditionFalse
-	case "Conflicted", topology.ConditionSuperseded: // true is bad
+	case "Conflicted", topology.ConditionSuperseded, topology.ConditionAddressRetained: // true is bad
 		return c.Status == metav1.ConditionTrue
 	default:
 		return c.Status != metav1.ConditionTrue

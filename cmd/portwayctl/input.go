@@ -65,10 +65,10 @@ func (in *input) decide(notes io.Writer) (*decision, error) {
 			return nil, err
 		}
 	}
-	objects.Snapshot.Addresses = cluster.Assign(objects.Snapshot.Gateways, addresses)
+	resolution := topology.Resolve(*objects.Snapshot, topology.DefaultConfig())
 	return &decision{
 		node:    topology.Node{Name: in.nodeName, Zone: in.nodeZone, Addresses: addresses},
 		objects: objects,
-		graph:   topology.Build(*objects.Snapshot, topology.DefaultConfig()),
+		graph:   resolution.Build(cluster.Assign(resolution, addresses)),
 	}, broken
 }

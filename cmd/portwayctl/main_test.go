@@ -144,7 +144,7 @@ func TestCheckErrors(t *testing.T) {
 		"no file": {nil, "portwayctl: -f is missing: name the files or directories with the API objects\n"},
 		"no path": {[]string{"-f", "x"}, "portwayctl: read manifests x: no such file or directory\n"},
 		"broken": {[]string{"-f", "bad.yaml"}, "portwayctl: the manifests are broken:\n" +
-			"bad.yaml:1: Gatway: unknown kind \"Gatway\" of no apiVersion; did you mean \"Gateway\"? the kinds that are read are EndpointSlice, Gateway, GatewayClass, ListenerSet, Namespace, ReferenceGrant, Service, TCPRoute, UDPRoute and List\n" +
+			"bad.yaml:1: Gatway: unknown kind \"Gatway\" of no apiVersion; did you mean \"Gateway\"? the kinds that are read are AddressPool, EndpointSlice, Gateway, GatewayClass, GatewayParameters, ListenerSet, Namespace, ReferenceGrant, Service, TCPRoute, UDPRoute and List\n" +
 			"bad.yaml:3: not YAML: did not find expected node content; check the indentation of this line against the lines above\n"},
 		"nothing": {[]string{"-f", "none.yaml"}, "passed over: none.yaml: Secret\nportwayctl: nothing to serve: no GatewayClass has controllerName portway.dev/gateway-controller\n"},
 		"orphan": {[]string{"-f", "orphan.yaml"}, "Gateway default/web is not served: GatewayClass \"c\" does not exist; add it, with controllerName portway.dev/gateway-controller\n" +

@@ -55,8 +55,8 @@ func (p *path) parse(b *testing.B, manifests []string) {
 
 func (p *path) build() {
 	update := p.store.Next()
-	update.Snapshot.Addresses = cluster.Assign(update.Snapshot.Gateways, []netip.Addr{netns.NodeAddr4})
-	p.graph = topology.Build(*update.Snapshot, topology.DefaultConfig())
+	resolution := topology.Resolve(*update.Snapshot, topology.DefaultConfig())
+	p.graph = resolution.Build(cluster.Assign(resolution, []netip.Addr{netns.NodeAddr4}))
 	p.forwarder.SetGraph(p.graph)
 	for service, slices := range update.Slices {
 		p.forwarder.SetEndpointSlices(service, slices)

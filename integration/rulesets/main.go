@@ -146,9 +146,9 @@ func decide(root string, files []string, node topology.Node) (*rules.State, erro
 	if err != nil {
 		return nil, err
 	}
-	objects.Snapshot.Addresses = cluster.Assign(objects.Snapshot.Gateways, node.Addresses)
+	resolution := topology.Resolve(*objects.Snapshot, topology.DefaultConfig())
 	forwarder := topology.NewForwarder(node)
-	forwarder.SetGraph(topology.Build(*objects.Snapshot, topology.DefaultConfig()))
+	forwarder.SetGraph(resolution.Build(cluster.Assign(resolution, node.Addresses)))
 	for service, list := range objects.Slices {
 		forwarder.SetEndpointSlices(service, list)
 	}
