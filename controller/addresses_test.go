@@ -2,19 +2,24 @@ package controller
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/topology"
 )
 
 func testMember(name string, addresses ...string) member {
-	return member{name: name, counts: true, addresses: addrs(addresses...)}
+	m := member{name: name, counts: true, kind: corev1.NodeInternalIP, node: testNode(name, true, addresses...)}
+	m.addresses = nodeAddresses(m.node, m.kind)
+	return m
 }
 
 func silentMember(name string, addresses ...string) member {
@@ -67,6 +72,115 @@ func publishing(g *gatewayv1.Gateway, values ...string) *gatewayv1.Gateway {
 	return g
 }
 
+// parametersOf are those of a Gateway, whose class may have some.
+func parametersOf(g *gatewayv1.Gateway, of ...v1alpha1.GatewayParametersSpec) *topology.Parameters {
+	class := &gatewayv1.GatewayClass{Spec: gatewayv1.GatewayClassSpec{ControllerName: topology.ControllerName}}
+	s := topology.Snapshot{
+		GatewayClasses:    map[string]*gatewayv1.GatewayClass{string(g.Spec.GatewayClassName): class},
+		Gateways:          map[types.NamespacedName]*gatewayv1.Gateway{keyOf(g): g},
+		GatewayParameters: map[types.NamespacedName]*v1alpha1.GatewayParameters{},
+		AddressPools: map[string]*v1alpha1.AddressPool{"public": {
+			ObjectMeta: metav1.ObjectMeta{Name: "public"}, Spec: v1alpha1.AddressPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}},
+		}},
+	}
+	for i, spec := range of {
+		name := fmt.Sprint("p", i)
+		s.GatewayParameters[types.NamespacedName{Namespace: "default", Name: name}] = &v1alpha1.GatewayParameters{Spec: spec}
+		if i == 0 {
+			class.Spec.ParametersRef = &gatewayv1.ParametersReference{
+				Group: v1alpha1.GroupName, Kind: topology.KindGatewayParameters, Namespace: ptr.To[gatewayv1.Namespace]("default"), Name: name,
+			}
+		} else {
+			g = g.DeepCopy()
+			g.Spec.Infrastructure = &gatewayv1.GatewayInfrastructure{ParametersRef: &gatewayv1.LocalParametersReference{
+				Group: v1alpha1.GroupName, Kind: topology.KindGatewayParameters, Name: name,
+			}}
+			s.Gateways[keyOf(g)] = g
+		}
+	}
+	return topology.Resolve(s, topology.DefaultConfig()).Gateways[keyOf(g)]
+}
+
+// labelled gives a member's Node labels, and an external address.
+func labelled(m member, labels map[string]string, external string) member {
+	m.node.Labels = labels
+	m.node.Status.Addresses = append(m.node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: external})
+	return m
+}
+
+// TestAddressesByParameters: parameters choose among nodes and their addresses; those of
+// a Gateway among what those of its class leave.
+func TestAddressesByParameters(t *testing.T) {
+	edge, both := map[string]string{"edge": "true"}, map[string]string{"edge": "true", "rack": "r1"}
+	members := []member{
+		labelled(testMember("a", "10.0.0.1", "2001:db8::1"), edge, "203.0.113.1"),
+		labelled(testMember("b", "10.0.0.2", "2001:db8::2"), both, "203.0.113.2"),
+		labelled(testMember("c", "10.0.0.3", "2001:db8::3"), map[string]string{"rack": "r1"}, "203.0.113.3"),
+		labelled(silentMember("d", "10.0.0.4"), map[string]string{"quiet": "true"}, "203.0.113.4"),
+	}
+	selecting := func(labels map[string]string) v1alpha1.GatewayParametersSpec {
+		return v1alpha1.GatewayParametersSpec{NodeSelector: &metav1.LabelSelector{MatchLabels: labels}}
+	}
+	ofClass := selecting(edge)
+	ofClass.Permitted = &v1alpha1.PermittedParameters{NodeSelector: true}
+	none := selecting(map[string]string{"edge": "false"})
+	none.NodeAddressType, none.IPFamilies = v1alpha1.NodeAddressExternal, []corev1.IPFamily{corev1.IPv6Protocol}
+	tests := map[string]struct {
+		gateway *gatewayv1.Gateway
+		of      []v1alpha1.GatewayParametersSpec
+		want    []string
+		message string
+	}{
+		"of a selector":              {requesting(), []v1alpha1.GatewayParametersSpec{selecting(edge)}, []string{"10.0.0.1", "10.0.0.2", "2001:db8::1", "2001:db8::2"}, ""},
+		"of two selectors":           {requesting(), []v1alpha1.GatewayParametersSpec{ofClass, selecting(map[string]string{"rack": "r1"})}, []string{"10.0.0.2", "2001:db8::2"}, ""},
+		"of one family":              {requesting(), []v1alpha1.GatewayParametersSpec{{IPFamilies: []corev1.IPFamily{corev1.IPv6Protocol}}}, []string{"2001:db8::1", "2001:db8::2", "2001:db8::3"}, ""},
+		"of both families":           {requesting(), []v1alpha1.GatewayParametersSpec{{NodeSelector: &metav1.LabelSelector{MatchLabels: both}, IPFamilies: []corev1.IPFamily{corev1.IPv6Protocol, corev1.IPv4Protocol}}}, []string{"10.0.0.2", "2001:db8::2"}, ""},
+		"external ones":              {requesting(), []v1alpha1.GatewayParametersSpec{{NodeAddressType: v1alpha1.NodeAddressExternal}}, []string{"203.0.113.1", "203.0.113.2", "203.0.113.3"}, ""},
+		"all selected are silent":    {requesting(), []v1alpha1.GatewayParametersSpec{selecting(map[string]string{"quiet": "true"})}, []string{"10.0.0.4"}, ""},
+		"asks for one not selected":  {requesting("10.0.0.3"), []v1alpha1.GatewayParametersSpec{selecting(edge)}, nil, "the nodes with an agent have 10.0.0.1, 10.0.0.2, 2001:db8::1, 2001:db8::2"},
+		"asks for a selected one":    {requesting("10.0.0.2"), []v1alpha1.GatewayParametersSpec{selecting(edge)}, []string{"10.0.0.2"}, ""},
+		"published, not selected":    {publishing(requesting(), "10.0.0.3"), []v1alpha1.GatewayParametersSpec{selecting(both)}, []string{"10.0.0.2", "2001:db8::2"}, ""},
+		"none":                       {requesting(), []v1alpha1.GatewayParametersSpec{none}, nil, "no ready node with labels edge=false has an IPv6 address of type ExternalIP that its agent serves"},
+		"invalid, and has some":      {publishing(requesting(), "10.0.0.3", "203.0.113.1", "198.51.100.1"), []v1alpha1.GatewayParametersSpec{{Mode: "Host"}}, []string{"10.0.0.3", "203.0.113.1"}, ""},
+		"invalid, and has none":      {requesting(), []v1alpha1.GatewayParametersSpec{{Mode: "Host"}}, nil, ""},
+		"invalid, and asks for more": {publishing(requesting("10.0.0.1", "10.0.0.2"), "10.0.0.1"), []v1alpha1.GatewayParametersSpec{{Mode: "Host"}}, []string{"10.0.0.1"}, ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := newAssigner(members, corev1.NodeInternalIP).assignOne(parametersOf(test.gateway, test.of...))
+			if !got.NodeMode || got.Message != test.message {
+				t.Errorf("node mode %t, message %q", got.NodeMode, got.Message)
+			}
+			if diff := cmp.Diff(test.want, texts(got)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestAddressesOfOtherModes: nothing of the nodes is for a Gateway that is not in mode
+// Node.
+func TestAddressesOfOtherModes(t *testing.T) {
+	members := []member{testMember("a", "10.0.0.1")}
+	tests := map[string]struct {
+		gateway *gatewayv1.Gateway
+		mode    v1alpha1.AddressMode
+		want    topology.Assignment
+	}{
+		"pool, has some": {publishing(requesting(), "192.0.2.1", "10.0.0.1"), v1alpha1.AddressModePool, topology.Assignment{Addresses: addrs("192.0.2.1")}},
+		"pool, has none": {requesting(), v1alpha1.AddressModePool, topology.Assignment{}},
+		"load balancer":  {publishing(requesting(), "10.0.0.1"), v1alpha1.AddressModeLoadBalancer, topology.Assignment{Message: "this release does not serve mode LoadBalancer; use Node or Pool"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := newAssigner(members, corev1.NodeInternalIP).assignOne(parametersOf(test.gateway, v1alpha1.GatewayParametersSpec{Mode: test.mode}))
+			if diff := cmp.Diff(test.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestAddresses(t *testing.T) {
 	reporting := servingMember(testMember("a", "10.0.0.1"), "10.0.0.1", "192.0.2.7", "2001:db8::7")
 	const none = "no ready node has an address of type InternalIP that its agent serves"
@@ -114,7 +228,7 @@ func TestAddresses(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			got := newNodePool(test.members, corev1.NodeInternalIP).assignOne(test.gateway)
+			got := newAssigner(test.members, corev1.NodeInternalIP).assignOne(parametersOf(test.gateway))
 			if !got.NodeMode || got.Message != test.message {
 				t.Errorf("node mode %t, message %q", got.NodeMode, got.Message)
 			}
@@ -149,7 +263,7 @@ func TestAddressesDoNotChurn(t *testing.T) {
 	}
 	g := requesting()
 	assign := func() []string {
-		got := texts(newNodePool(members, corev1.NodeInternalIP).assignOne(g))
+		got := texts(newAssigner(members, corev1.NodeInternalIP).assignOne(parametersOf(g)))
 		g.Status.Addresses = nil
 		publishing(g, got...)
 		return got
@@ -173,7 +287,7 @@ func TestAddressesDoNotChurn(t *testing.T) {
 // nowhere does not serve there either.
 func TestExternalAddressesNeedNotBeOnTheHost(t *testing.T) {
 	members := []member{servingMember(testMember("a", "203.0.113.1"), "10.0.0.1"), servingMember(testMember("b", "203.0.113.2"))}
-	got := texts(newNodePool(members, corev1.NodeExternalIP).assignOne(requesting()))
+	got := texts(newAssigner(members, corev1.NodeExternalIP).assignOne(parametersOf(requesting())))
 	if diff := cmp.Diff([]string{"203.0.113.1"}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -194,7 +308,7 @@ func TestAddressesOfOurGatewaysOnly(t *testing.T) {
 			{Name: "ours"}: testGateway("ours", 80), {Name: "other"}: other, {Name: "orphan"}: orphan,
 		},
 	}
-	got := newNodePool([]member{testMember("a", "10.0.0.1")}, corev1.NodeInternalIP).assign(s, topology.ControllerName)
+	got := newAssigner([]member{testMember("a", "10.0.0.1")}, corev1.NodeInternalIP).assign(topology.Resolve(*s, topology.DefaultConfig()))
 	if _, ok := got[types.NamespacedName{Name: "ours"}]; !ok || len(got) != 1 {
 		t.Errorf("got %v", got)
 	}

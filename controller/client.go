@@ -9,6 +9,7 @@ import (
 	gatewayv1alpha2 "sigs.k8s.io/gateway-api/apis/v1alpha2"
 	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
 
+	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
 )
 
@@ -22,22 +23,27 @@ type clients struct {
 	// patchClass merges a patch into a class.
 	patchClass func(ctx context.Context, name string, patch []byte) error
 	gateways   statusClient[*gatewayv1.Gateway]
+	pools      statusClient[*v1alpha1.AddressPool]
 	sets       statusClient[*gatewayv1.ListenerSet]
 	tcp        statusClient[*gatewayv1.TCPRoute]
 	udp        statusClient[*gatewayv1.UDPRoute]
+	// served returns the version that each kind is read in.
+	served func() map[string]string
 }
 
-// newClients returns clients of a clientset; served tells the version of kinds of
-// which there are several.
-func newClients(c gatewayclient.Interface, served func() map[string]string) clients {
+// newClients returns clients of a clientset and for AddressPools; served tells the
+// version of kinds of which there are several.
+func newClients(c gatewayclient.Interface, pools cluster.AddressPools, served func() map[string]string) clients {
 	v1, v1alpha2 := c.GatewayV1(), c.GatewayV1alpha2()
 	return clients{
+		served:  served,
 		classes: typedClient[*gatewayv1.GatewayClass]{func(string) typed[*gatewayv1.GatewayClass] { return v1.GatewayClasses() }},
 		patchClass: func(ctx context.Context, name string, patch []byte) error {
 			_, err := v1.GatewayClasses().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: cluster.FieldManager})
 			return err
 		},
 		gateways: typedClient[*gatewayv1.Gateway]{func(ns string) typed[*gatewayv1.Gateway] { return v1.Gateways(ns) }},
+		pools:    typedClient[*v1alpha1.AddressPool]{func(string) typed[*v1alpha1.AddressPool] { return pools }},
 		sets:     typedClient[*gatewayv1.ListenerSet]{func(ns string) typed[*gatewayv1.ListenerSet] { return v1.ListenerSets(ns) }},
 		tcp: servedClient[*gatewayv1.TCPRoute]{"TCPRoute", served, map[string]statusClient[*gatewayv1.TCPRoute]{
 			"v1": typedClient[*gatewayv1.TCPRoute]{func(ns string) typed[*gatewayv1.TCPRoute] { return v1.TCPRoutes(ns) }},

@@ -2,9 +2,9 @@
 // lets the core decide, assigns node addresses, compares what the nodes report
 // with the decision and writes the statuses that differ.
 //
-//	Next ─► census ─► assign ─► topology.Build ─► prover ─► Graph.Statuses ─► lags ─► plan ─► writer ─► API
-//	        who       where     (only when one    what      what is           1 s    what
-//	        counts              of both changed)  is proven true              slack  differs
+//	Next ─► census ─► Resolve ─► assign ─► Build ─► prover ─► Statuses ─► lags ─► plan ─► writer ─► API
+//	        who       who may    who has   (when    what is   what is     1 s     what
+//	        counts    have what  what      it must) proven    true        slack   differs
 //
 // It programs nothing and no traffic depends on it: without a controller, rules
 // stand and endpoints are followed, only statuses grow old. Every replica runs
@@ -35,6 +35,11 @@
 //     node and publishes no address that was withdrawn (TestRestartCountsEveryNode,
 //     TestRestartPublishesNoSilentNode).
 //   - A published address is one that the node's agent serves (TestAddresses).
-//   - An address stays while its node is eligible (TestAddressesDoNotChurn).
+//   - An address stays while its node is eligible (TestAddressesDoNotChurn), and
+//     those that are published are of the nodes, the family and the type that the
+//     parameters name (TestAddressesByParameters).
+//   - Whatever becomes of a pool or of parameters, a Gateway stays where it is and says
+//     so (TestPoolStatuses); a pool forgets no address because Gateways could not be
+//     read (TestPoolsForgetNothingWithoutGateways).
 //   - A follower writes nothing (TestHandOver).
 package controller

@@ -5,6 +5,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 // The functions of this file compare statuses as the API does: nothing and empty
@@ -13,6 +15,11 @@ import (
 
 func equalGatewayClass(a, b *gatewayv1.GatewayClassStatus) bool {
 	return equalConditions(a.Conditions, b.Conditions) && slices.Equal(a.SupportedFeatures, b.SupportedFeatures)
+}
+
+func equalAddressPool(a, b *v1alpha1.AddressPoolStatus) bool {
+	return a.Assigned == b.Assigned && a.Available == b.Available && slices.Equal(a.Addresses, b.Addresses) &&
+		slices.Equal(a.Retained, b.Retained) && equalConditions(a.Conditions, b.Conditions)
 }
 
 func equalGateway(a, b *gatewayv1.GatewayStatus) bool {

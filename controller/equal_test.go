@@ -12,6 +12,7 @@ import (
 // may get in the future included.
 func TestEqualMissesNoField(t *testing.T) {
 	checkEqual(t, equalGatewayClass)
+	checkEqual(t, equalAddressPool)
 	checkEqual(t, equalGateway)
 	checkEqual(t, equalListenerSet)
 	checkEqual(t, equalRoute)

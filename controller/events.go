@@ -30,6 +30,8 @@ const (
 	reasonSuperseded  = "Superseded"
 	reasonAgentSilent = "AgentSilent"
 	reasonStatusFull  = "StatusFull"
+
+	reasonAddressRetained = "AddressRetained"
 )
 
 // Actions of Events: what we were doing.
@@ -37,6 +39,7 @@ const (
 	actionProgram = "Program"
 	actionAttach  = "Attach"
 	actionAccept  = "Accept"
+	actionAssign  = "Assign"
 )
 
 func gatewayEvents(before, after, _ *gatewayv1.GatewayStatus) []event {
@@ -45,6 +48,9 @@ func gatewayEvents(before, after, _ *gatewayv1.GatewayStatus) []event {
 		events = append(events, e)
 	}
 	events = append(events, becameTrue(before.Conditions, after.Conditions, topology.ConditionImpaired, actionProgram)...)
+	if e, ok := retainedEvent(before.Conditions, after.Conditions); ok {
+		events = append(events, e)
+	}
 	for i := range after.Listeners {
 		listener := &after.Listeners[i]
 		events = append(events, listenerEvents(publishedListener(before.Listeners, listener.Name), listener.Conditions)...)
@@ -74,6 +80,15 @@ func programmedEvent(before, after *metav1.Condition) (event, bool) {
 	default: // the spec is at fault, which its conditions say
 	}
 	return event{}, false
+}
+
+// retainedEvent: the Gateway has addresses that it would not get again.
+func retainedEvent(before, after []metav1.Condition) (event, bool) {
+	old, now := condition(before, topology.ConditionAddressRetained), condition(after, topology.ConditionAddressRetained)
+	if now == nil || old != nil && old.Reason == now.Reason {
+		return event{}, false
+	}
+	return event{reasonAddressRetained, actionAssign, now.Message}, true
 }
 
 func listenerSetEvents(before, after, _ *gatewayv1.ListenerSetStatus) []event {

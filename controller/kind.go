@@ -7,6 +7,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 // object is an API object of a kind whose status is ours to write.
@@ -43,6 +45,7 @@ type kind[P object, S any] struct {
 // kinds are those with a status of ours.
 type kinds struct {
 	classes  kind[*gatewayv1.GatewayClass, gatewayv1.GatewayClassStatus]
+	pools    kind[*v1alpha1.AddressPool, v1alpha1.AddressPoolStatus]
 	gateways kind[*gatewayv1.Gateway, gatewayv1.GatewayStatus]
 	sets     kind[*gatewayv1.ListenerSet, gatewayv1.ListenerSetStatus]
 	tcp      kind[*gatewayv1.TCPRoute, gatewayv1.RouteStatus]
@@ -71,6 +74,12 @@ func newKinds(c clients, ours gatewayv1.GatewayController) kinds {
 			status: func(o *gatewayv1.GatewayClass) *gatewayv1.GatewayClassStatus { return &o.Status },
 			merge:  mergeGatewayClass, equal: equalGatewayClass,
 			events: func(_, _, _ *gatewayv1.GatewayClassStatus) []event { return nil },
+		},
+		pools: kind[*v1alpha1.AddressPool, v1alpha1.AddressPoolStatus]{
+			name: "AddressPool", client: c.pools, copy: (*v1alpha1.AddressPool).DeepCopy,
+			status: func(o *v1alpha1.AddressPool) *v1alpha1.AddressPoolStatus { return &o.Status },
+			merge:  mergeAddressPool, equal: equalAddressPool,
+			events: func(_, _, _ *v1alpha1.AddressPoolStatus) []event { return nil },
 		},
 		gateways: kind[*gatewayv1.Gateway, gatewayv1.GatewayStatus]{
 			name: "Gateway", client: c.gateways, copy: (*gatewayv1.Gateway).DeepCopy,

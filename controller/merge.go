@@ -7,6 +7,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/topology"
 )
 
@@ -65,6 +66,12 @@ func mergeGatewayClass(existing, desired *gatewayv1.GatewayClassStatus, now meta
 		Conditions:        mergeConditions(existing.Conditions, desired.Conditions, now),
 		SupportedFeatures: desired.SupportedFeatures,
 	}
+}
+
+func mergeAddressPool(existing, desired *v1alpha1.AddressPoolStatus, now metav1.Time) v1alpha1.AddressPoolStatus {
+	merged := *desired
+	merged.Conditions = mergeConditions(existing.Conditions, desired.Conditions, now)
+	return merged
 }
 
 func mergeGateway(existing, desired *gatewayv1.GatewayStatus, now metav1.Time) gatewayv1.GatewayStatus {

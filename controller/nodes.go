@@ -2,12 +2,14 @@ package controller
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/utils/ptr"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
@@ -74,6 +76,21 @@ type member struct {
 	unwitnessed bool
 	addresses   []netip.Addr // of the configured type, IPv4 first
 	report      *v1alpha1.NodeReport
+	node        *corev1.Node
+	kind        corev1.NodeAddressType // of addresses
+}
+
+// listed are the Node's addresses of a type.
+func (m *member) listed(kind corev1.NodeAddressType) []netip.Addr {
+	if kind == m.kind {
+		return m.addresses
+	}
+	return nodeAddresses(m.node, kind)
+}
+
+// has reports whether the Node's labels are those of a selector.
+func (m *member) has(selector labels.Selector) bool {
+	return selector.Matches(labels.Set(m.node.Labels))
 }
 
 // unsure: the agent may be alive or not.
@@ -103,7 +120,7 @@ func (c *census) count(now time.Time, fleet cluster.Fleet) (r roll, moved bool) 
 		}
 		m := member{
 			name: name, report: sinceBoot(node, fleet.Reports[name]), addresses: nodeAddresses(node, c.addressType),
-			silent: !record.silentAt.IsZero(), unwitnessed: !record.witnessed,
+			silent: !record.silentAt.IsZero(), unwitnessed: !record.witnessed, node: node, kind: c.addressType,
 		}
 		record.join(now, node)
 		record.counts = record.counts || hasCommitted(m.report) || !now.Before(record.joinedAt.Add(c.joinGrace))
@@ -207,7 +224,12 @@ func (r *roll) bootstrap() {
 func (r *roll) wakeAt(t time.Time) { r.next = earliest(r.next, t) }
 
 func sameMember(a, b member) bool {
-	return a.name == b.name && a.counts == b.counts && a.silent == b.silent && a.unwitnessed == b.unwitnessed && a.report == b.report && slices.Equal(a.addresses, b.addresses)
+	return a.name == b.name && a.counts == b.counts && a.silent == b.silent && a.unwitnessed == b.unwitnessed && a.report == b.report && sameNode(a.node, b.node)
+}
+
+// sameNode compares what addresses are chosen by.
+func sameNode(a, b *corev1.Node) bool {
+	return a == b || maps.Equal(a.Labels, b.Labels) && slices.Equal(a.Status.Addresses, b.Status.Addresses)
 }
 
 func isReady(node *corev1.Node) bool {

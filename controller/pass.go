@@ -53,11 +53,11 @@ func (c *controller) take(update cluster.Update) (decide bool) {
 
 // evaluate goes from what is known to what is to be written.
 func (c *controller) evaluate(ctx context.Context, now time.Time, decide bool) {
-	ours := c.config.Topology.ControllerName
-	addresses := newNodePool(c.roll.members, c.config.NodeAddressType).assign(&c.snapshot, ours)
+	resolution := topology.Resolve(c.snapshot, c.config.Topology)
+	addresses := newAssigner(c.roll.members, c.config.NodeAddressType).assign(resolution)
 	if decide || !maps.EqualFunc(addresses, c.snapshot.Addresses, sameAssignment) {
 		c.snapshot.Addresses = addresses
-		c.graph = topology.Build(c.snapshot, c.config.Topology)
+		c.graph = resolution.Build(addresses)
 	}
 	reports := c.prover.reports(c.graph, c.roll.members)
 	silenceNext := c.silence.tell(now, reports.Silent)
@@ -68,9 +68,13 @@ func (c *controller) evaluate(ctx context.Context, now time.Time, decide bool) {
 	}
 	c.lagsNext = earliest(silenceNext, c.lags.hold(now, c.graph, published{&c.snapshot}, &statuses))
 
+	if served := c.writer.clients.served(); served["GatewayClass"] == "" || served["Gateway"] == "" {
+		// Nobody seems to have an address: nothing for a pool to forget them over.
+		statuses.AddressPools = nil
+	}
 	var changes []*change
 	if !c.partial { // what was not read is not missing
-		changes = plan(&c.kinds, &c.snapshot, statuses, ours, metav1.NewTime(now))
+		changes = plan(&c.kinds, &c.snapshot, statuses, c.config.Topology.ControllerName, metav1.NewTime(now))
 	}
 	c.writer.offer(changes)
 	c.tellBehind(now, &statuses)

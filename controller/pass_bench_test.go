@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/topology"
 )
@@ -133,11 +134,28 @@ func BenchmarkFleet(b *testing.B) {
 		})
 	}
 	b.Run("names", func(b *testing.B) {
-		wanting := requesting("192.0.2.1")
+		wanting := parametersOf(requesting("192.0.2.1"))
 		for b.Loop() {
-			pool := newNodePool(members, corev1.NodeInternalIP)
+			a := newAssigner(members, corev1.NodeInternalIP)
 			for range gateways {
-				pool.assignOne(wanting)
+				a.assignOne(wanting)
+			}
+		}
+	})
+	// Each tenth Gateway is of a class with a selector of its own.
+	b.Run("selectors", func(b *testing.B) {
+		var wanting []*topology.Parameters
+		for i := range gateways {
+			spec := v1alpha1.GatewayParametersSpec{NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"rack": fmt.Sprint(i % 10)}}}
+			wanting = append(wanting, parametersOf(requesting(), spec))
+		}
+		for i := range members {
+			members[i].node.Labels = map[string]string{"rack": fmt.Sprint(i % 10)}
+		}
+		for b.Loop() {
+			a := newAssigner(members, corev1.NodeInternalIP)
+			for _, p := range wanting {
+				a.assignOne(p)
 			}
 		}
 	})

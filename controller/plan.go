@@ -34,6 +34,7 @@ type objectKey struct {
 func plan(k *kinds, s *topology.Snapshot, want topology.Statuses, ours gatewayv1.GatewayController, now metav1.Time) []*change {
 	changes := finalizerChanges(s, ours)
 	changes = append(changes, statusChanges(&k.classes, s.GatewayClasses, want.GatewayClasses, now)...)
+	changes = append(changes, statusChanges(&k.pools, s.AddressPools, want.AddressPools, now)...)
 	changes = append(changes, statusChanges(&k.gateways, s.Gateways, want.Gateways, now)...)
 	changes = append(changes, statusChanges(&k.sets, s.ListenerSets, want.ListenerSets, now)...)
 	changes = append(changes, routeChanges(&k.tcp, s.TCPRoutes, want, ours, now)...)

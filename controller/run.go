@@ -32,8 +32,9 @@ type Cluster struct {
 	Synced <-chan struct{}
 	// Served returns the version that each kind is read in.
 	Served func() map[string]string
-	// Gateway writes statuses, within the configured rate.
-	Gateway gatewayclient.Interface
+	// Gateway and AddressPools write statuses, within the configured rate.
+	Gateway      gatewayclient.Interface
+	AddressPools cluster.AddressPools
 	// Events has a limit of its own: statuses do not wait for Events.
 	Events kubernetes.Interface
 	// Election is for the leader's Lease only: its renewals wait for nobody.
@@ -49,7 +50,7 @@ func Run(ctx context.Context, o Options, c Cluster) error {
 		return err
 	}
 	defer stopEvents()
-	w := newWriter(newClients(c.Gateway, c.Served), clock.RealClock{}, recorder, o.Config.Workers)
+	w := newWriter(newClients(c.Gateway, c.AddressPools, c.Served), clock.RealClock{}, recorder, o.Config.Workers)
 	api := newReach(clock.RealClock{}, o.LeaderElection)
 	lock := api.listen(o.LeaderElection.lock(c.Election.CoordinationV1()))
 	loop := newController(o.Config, c.Source, w, clock.RealClock{}, api)

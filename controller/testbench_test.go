@@ -43,6 +43,7 @@ type testbench struct {
 	clock  *clocktesting.FakeClock
 	store  *cluster.Store
 	client *gatewayfake.Clientset
+	pools  *fakePools
 	events *eventLog
 	served map[string]string
 	// hearing of the next controller; nil: always.
@@ -57,8 +58,8 @@ func newTestbench(tb testing.TB) *testbench {
 	_, ctx := ktesting.NewTestContext(tb)
 	b := &testbench{
 		t: tb, ctx: ctx, clock: clocktesting.NewFakeClock(epoch), store: cluster.NewStore(),
-		client: newFakeAPI(), events: &eventLog{},
-		served: map[string]string{"TCPRoute": "v1", "UDPRoute": "v1"},
+		client: newFakeAPI(), pools: &fakePools{held: map[string]*v1alpha1.AddressPool{}}, events: &eventLog{},
+		served: map[string]string{"GatewayClass": "v1", "Gateway": "v1", "TCPRoute": "v1", "UDPRoute": "v1"},
 	}
 	b.restart()
 	b.put(&gatewayv1.GatewayClass{
@@ -119,7 +120,7 @@ func newFakeAPI() *gatewayfake.Clientset {
 // restart is another process on the same API server and informers.
 func (b *testbench) restart() {
 	config := DefaultConfig()
-	w := newWriter(newClients(b.client, func() map[string]string { return b.served }), b.clock, b.events, config.Workers)
+	w := newWriter(newClients(b.client, b.pools, func() map[string]string { return b.served }), b.clock, b.events, config.Workers)
 	old := b.controller
 	b.controller = newController(config, b.store, w, b.clock, b.hearing)
 	if old != nil {
@@ -151,7 +152,7 @@ func (b *testbench) put(objects ...cluster.Object) {
 func (b *testbench) track(o cluster.Object) {
 	b.t.Helper()
 	var resource string
-	switch o.(type) {
+	switch o := o.(type) {
 	case *gatewayv1.GatewayClass:
 		resource = "gatewayclasses"
 	case *gatewayv1.Gateway:
@@ -162,6 +163,9 @@ func (b *testbench) track(o cluster.Object) {
 		resource = "tcproutes"
 	case *gatewayv1.UDPRoute:
 		resource = "udproutes"
+	case *v1alpha1.AddressPool:
+		b.pools.put(o)
+		return
 	default:
 		return
 	}
@@ -206,6 +210,9 @@ func (b *testbench) sync() {
 	}
 	for i := range udp.Items {
 		objects = append(objects, udp.Items[i].DeepCopy())
+	}
+	for _, pool := range b.pools.all() {
+		objects = append(objects, pool)
 	}
 	if err := b.store.Apply(objects, nil); err != nil {
 		b.t.Fatal(err)

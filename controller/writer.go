@@ -139,6 +139,9 @@ func (w *writer) settle(s *topology.Snapshot) {
 	for _, o := range s.GatewayClasses {
 		keep("GatewayClass", o)
 	}
+	for _, o := range s.AddressPools {
+		keep("AddressPool", o)
+	}
 	for _, o := range s.Gateways {
 		keep("Gateway", o)
 	}

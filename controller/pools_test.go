@@ -1,0 +1,234 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
+	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/topology"
+)
+
+// fakePools holds AddressPools as the API does: with versions and conflicts.
+type fakePools struct {
+	cluster.AddressPools // nothing else is called
+
+	mu      sync.Mutex // guards everything below
+	held    map[string]*v1alpha1.AddressPool
+	version int
+}
+
+var poolResource = v1alpha1.GroupVersion.WithResource("addresspools").GroupResource()
+
+func (f *fakePools) Get(_ context.Context, name string, _ metav1.GetOptions) (*v1alpha1.AddressPool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.held[name] == nil {
+		return nil, apierrors.NewNotFound(poolResource, name)
+	}
+	return f.held[name].DeepCopy(), nil
+}
+
+func (f *fakePools) UpdateStatus(_ context.Context, pool *v1alpha1.AddressPool, options metav1.UpdateOptions) (*v1alpha1.AddressPool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	held := f.held[pool.Name]
+	switch {
+	case options.FieldManager != cluster.FieldManager:
+		return nil, fmt.Errorf("written as %q", options.FieldManager)
+	case held == nil:
+		return nil, apierrors.NewNotFound(poolResource, pool.Name)
+	case held.ResourceVersion != pool.ResourceVersion:
+		return nil, apierrors.NewConflict(poolResource, pool.Name, nil)
+	}
+	f.version++
+	held = held.DeepCopy()
+	held.Status, held.ResourceVersion = pool.DeepCopy().Status, "p"+strconv.Itoa(f.version)
+	f.held[pool.Name] = held
+	return held.DeepCopy(), nil
+}
+
+func (f *fakePools) put(pool *v1alpha1.AddressPool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.held[pool.Name] = pool.DeepCopy()
+}
+
+func (f *fakePools) all() []*v1alpha1.AddressPool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []*v1alpha1.AddressPool
+	for _, pool := range f.held {
+		all = append(all, pool.DeepCopy())
+	}
+	return all
+}
+
+// poolBench is a testbench whose class is of pool "public", of which Gateway g has an
+// address.
+func poolBench(t *testing.T) *testbench {
+	t.Helper()
+	b := newTestbench(t)
+	b.put(&gatewayv1.GatewayClass{
+		ObjectMeta: metav1.ObjectMeta{Name: "portway", Generation: 2},
+		Spec: gatewayv1.GatewayClassSpec{ControllerName: topology.ControllerName, ParametersRef: &gatewayv1.ParametersReference{
+			Group: v1alpha1.GroupName, Kind: topology.KindGatewayParameters, Namespace: ptr.To[gatewayv1.Namespace]("default"), Name: "edge",
+		}},
+	}, testEdge(), testPool(1, "192.0.2.0/24"))
+	b.join("a", "10.0.0.1")
+	b.put(publishing(testGateway("g", 80), "192.0.2.7"))
+	b.settleAll()
+	b.prove("a")
+	b.settleAll()
+	return b
+}
+
+func testEdge() *v1alpha1.GatewayParameters {
+	return &v1alpha1.GatewayParameters{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "edge", Generation: 1},
+		Spec:       v1alpha1.GatewayParametersSpec{Mode: v1alpha1.AddressModePool, Pool: "public"},
+	}
+}
+
+func testPool(generation int64, addresses ...v1alpha1.AddressRange) *v1alpha1.AddressPool {
+	return &v1alpha1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: "public", Generation: generation}, Spec: v1alpha1.AddressPoolSpec{Addresses: addresses}}
+}
+
+// poolStatus reads the pool's status from the API server, in one line.
+func (b *testbench) poolStatus() string {
+	b.t.Helper()
+	pool, err := b.pools.Get(b.ctx, "public", metav1.GetOptions{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	s := pool.Status
+	accepted := condition(s.Conditions, "Accepted")
+	return fmt.Sprintf("%s/%s %v retained %v, %d in use, %s left", accepted.Status, accepted.Reason, s.Addresses, s.Retained, s.Assigned, s.Available)
+}
+
+// edit replaces the pool's spec; the status stays.
+func (b *testbench) editPool(generation int64, addresses ...v1alpha1.AddressRange) {
+	b.t.Helper()
+	pool, err := b.pools.Get(b.ctx, "public", metav1.GetOptions{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	edited := testPool(generation, addresses...)
+	edited.UID, edited.Status = pool.UID, pool.Status
+	b.put(edited)
+}
+
+// stands checks that Gateway g has its address and is programmed, without a node having
+// had to prove anything anew.
+func (b *testbench) stands(when string) {
+	b.t.Helper()
+	g := b.gateway("g")
+	if len(g.Status.Addresses) != 1 || g.Status.Addresses[0].Value != "192.0.2.7" || !strings.HasPrefix(b.programmed("g"), "True/") {
+		b.t.Errorf("%s: addresses %v, %s", when, g.Status.Addresses, b.programmed("g"))
+	}
+}
+
+// retained returns the reason of AddressRetained of Gateway g, empty without one.
+func (b *testbench) retained() string {
+	b.t.Helper()
+	if c := condition(b.gateway("g").Status.Conditions, topology.ConditionAddressRetained); c != nil {
+		return c.Reason
+	}
+	return ""
+}
+
+// TestPoolStatuses: what a pool's status says is written before anybody could need it,
+// and whatever becomes of the pool or the parameters, the Gateway stays and says so, in
+// its status and with an Event.
+func TestPoolStatuses(t *testing.T) {
+	b := poolBench(t)
+	check := func(when, pool, retained string, events ...string) {
+		t.Helper()
+		b.settleAll()
+		b.stands(when)
+		if diff := cmp.Diff(pool, b.poolStatus()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", when, diff)
+		}
+		if got := b.retained(); got != retained {
+			t.Errorf("%s: retained %q, want %q", when, got, retained)
+		}
+		got := b.events.take()
+		for i, e := range got {
+			got[i], _, _ = strings.Cut(e, ":")
+		}
+		if diff := cmp.Diff(append([]string{}, events...), append([]string{}, got...)); diff != "" {
+			t.Errorf("%s: events (-want +got):\n%s", when, diff)
+		}
+		if calls := b.calls(); b.step() != nil {
+			t.Errorf("%s: another pass has something to write after %v", when, calls)
+		}
+	}
+	b.events.take()
+	check("at first", "True/Accepted [192.0.2.0/24] retained [], 1 in use, 255 left", "")
+
+	b.editPool(2, "198.51.100.0/24")
+	check("shrunk", "True/Accepted [198.51.100.0/24] retained [192.0.2.7], 1 in use, 256 left", "OutsidePool", "g AddressRetained")
+	b.editPool(3, "nonsense")
+	check("broken", "False/Invalid [198.51.100.0/24] retained [192.0.2.7], 1 in use, 0 left", "OutsidePool")
+	b.editPool(4, "192.0.2.0/24")
+	check("whole again", "True/Accepted [192.0.2.0/24] retained [], 1 in use, 255 left", "")
+
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(b.store.Delete(testEdge()))
+	check("without parameters", "True/Accepted [192.0.2.0/24] retained [], 1 in use, 255 left", "InvalidParameters", "g AddressRetained")
+	b.put(testEdge())
+	check("with parameters again", "True/Accepted [192.0.2.0/24] retained [], 1 in use, 255 left", "")
+
+	g := b.gateway("g")
+	must(b.store.Delete(g))
+	must(b.client.Tracker().Delete(resourceOf("v1", "gateways"), "default", "g"))
+	b.settleAll()
+	if got := b.poolStatus(); got != "True/Accepted [192.0.2.0/24] retained [], 0 in use, 256 left" {
+		t.Errorf("without the Gateway: %s", got)
+	}
+}
+
+// TestPoolsForgetNothingWithoutGateways: while the API server does not serve Gateways, or
+// some could not be read, nobody seems to have an address.
+func TestPoolsForgetNothingWithoutGateways(t *testing.T) {
+	b := poolBench(t)
+	b.editPool(2, "198.51.100.0/24")
+	b.settleAll()
+	const want = "True/Accepted [198.51.100.0/24] retained [192.0.2.7], 1 in use, 256 left"
+	g := b.gateway("g")
+	delete(b.served, "Gateway")
+	if err := b.store.Delete(g); err != nil {
+		t.Fatal(err)
+	}
+	b.step()
+	b.write()
+	if got := b.poolStatus(); got != want {
+		t.Errorf("Gateways are not served: %s", got)
+	}
+	b.served["Gateway"] = "v1"
+	b.store.SetPartial(true)
+	b.step()
+	b.write()
+	if got := b.poolStatus(); got != want {
+		t.Errorf("some objects could not be read: %s", got)
+	}
+	b.store.SetPartial(false)
+	b.sync()
+	b.settleAll()
+	b.stands("back")
+}
