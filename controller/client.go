@@ -20,13 +20,13 @@ var asOurs = metav1.UpdateOptions{FieldManager: cluster.FieldManager}
 // clients are the statusClients of all kinds, and what finalizers need.
 type clients struct {
 	classes statusClient[*gatewayv1.GatewayClass]
-	// patchClass merges a patch into a class.
-	patchClass func(ctx context.Context, name string, patch []byte) error
-	gateways   statusClient[*gatewayv1.Gateway]
-	pools      statusClient[*v1alpha1.AddressPool]
-	sets       statusClient[*gatewayv1.ListenerSet]
-	tcp        statusClient[*gatewayv1.TCPRoute]
-	udp        statusClient[*gatewayv1.UDPRoute]
+	// patchClass and patchPool merge a patch into a class or pool.
+	patchClass, patchPool func(ctx context.Context, name string, patch []byte) error
+	gateways              statusClient[*gatewayv1.Gateway]
+	pools                 statusClient[*v1alpha1.AddressPool]
+	sets                  statusClient[*gatewayv1.ListenerSet]
+	tcp                   statusClient[*gatewayv1.TCPRoute]
+	udp                   statusClient[*gatewayv1.UDPRoute]
 	// served returns the version that each kind is read in.
 	served func() map[string]string
 }
@@ -40,6 +40,10 @@ func newClients(c gatewayclient.Interface, pools cluster.AddressPools, served fu
 		classes: typedClient[*gatewayv1.GatewayClass]{func(string) typed[*gatewayv1.GatewayClass] { return v1.GatewayClasses() }},
 		patchClass: func(ctx context.Context, name string, patch []byte) error {
 			_, err := v1.GatewayClasses().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: cluster.FieldManager})
+			return err
+		},
+		patchPool: func(ctx context.Context, name string, patch []byte) error {
+			_, err := pools.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: cluster.FieldManager})
 			return err
 		},
 		gateways: typedClient[*gatewayv1.Gateway]{func(ns string) typed[*gatewayv1.Gateway] { return v1.Gateways(ns) }},

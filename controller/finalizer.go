@@ -6,66 +6,99 @@ import (
 	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/topology"
 )
 
-// finalizerKind is the kind of changes of a GatewayClass's finalizers.
-const finalizerKind gatewayv1.Kind = "GatewayClass finalizer"
+// finalizer keeps cluster-scoped objects of a kind from going away while they are used,
+// and lets the others go.
+type finalizer[P object] struct {
+	kind   gatewayv1.Kind // of changes
+	name   string
+	client statusClient[P]
+	// patch merges a patch into an object.
+	patch func(ctx context.Context, name string, patch []byte) error
+}
 
-// finalizerChanges keeps the classes of ours that Gateways use from going away
-// (GatewayClassFinalizerGatewaysExist), and lets the others go.
-func finalizerChanges(s *topology.Snapshot, ours gatewayv1.GatewayController) []*change {
+// classFinalizer is on the classes of ours that Gateways use
+// (GatewayClassFinalizerGatewaysExist).
+func classFinalizer(c clients) finalizer[*gatewayv1.GatewayClass] {
+	return finalizer[*gatewayv1.GatewayClass]{"GatewayClass finalizer", gatewayv1.GatewayClassFinalizerGatewaysExist, c.classes, c.patchClass}
+}
+
+// poolFinalizer is on the pools that vouch for an address of a Gateway.
+func poolFinalizer(c clients) finalizer[*v1alpha1.AddressPool] {
+	return finalizer[*v1alpha1.AddressPool]{"AddressPool finalizer", v1alpha1.AddressPoolFinalizer, c.pools, c.patchPool}
+}
+
+// finalizerChanges returns what differs among the finalizers. uses is nil if it is not
+// known what Gateways have.
+func finalizerChanges(k *kinds, s *topology.Snapshot, uses map[string]topology.PoolUse, ours gatewayv1.GatewayController) []*change {
 	used := map[string]bool{}
 	for _, gateway := range s.Gateways {
 		used[string(gateway.Spec.GatewayClassName)] = true
 	}
 	var changes []*change
 	for name, class := range s.GatewayClasses {
-		if class.Spec.ControllerName != ours || !lacksFinalizer(class, used[name]) {
-			continue
+		if class.Spec.ControllerName == ours {
+			changes = k.classFinalizer.appendChange(changes, class, used[name])
 		}
-		changes = append(changes, &change{
-			key:     objectKey{finalizerKind, types.NamespacedName{Name: name}},
-			desired: used[name],
-			wants:   func(other any) bool { return other == used[name] },
-			write: func(ctx context.Context, w *writer) (outcome, error) {
-				return w.writeFinalizer(ctx, class, used[name])
-			},
-		})
 	}
-	return sorted(changes)
+	changes = sorted(changes)
+	if uses == nil {
+		return changes
+	}
+	var ofPools []*change
+	for name, pool := range s.AddressPools {
+		ofPools = k.poolFinalizer.appendChange(ofPools, pool, uses[name].InUse)
+	}
+	return append(changes, sorted(ofPools)...)
 }
 
-// lacksFinalizer reports whether a class's finalizers are not as they should be.
-// A class that is going away gets none any more: the API forbids it.
-func lacksFinalizer(class *gatewayv1.GatewayClass, used bool) bool {
-	has := slices.Contains(class.Finalizers, gatewayv1.GatewayClassFinalizerGatewaysExist)
-	return has != used && (has || class.DeletionTimestamp == nil)
+// appendChange adds what gives an object the finalizer, or takes it away.
+func (f *finalizer[P]) appendChange(changes []*change, o P, used bool) []*change {
+	if !f.differs(o, used) {
+		return changes
+	}
+	return append(changes, &change{
+		key:     objectKey{f.kind, keyOf(o)},
+		desired: used,
+		wants:   func(other any) bool { return other == used },
+		write: func(ctx context.Context, w *writer) (outcome, error) {
+			return f.write(ctx, w, o, used)
+		},
+	})
 }
 
-// writeFinalizer patches the finalizers and nothing else: the class may have fields
-// that are newer than our types.
-func (w *writer) writeFinalizer(ctx context.Context, class *gatewayv1.GatewayClass, used bool) (outcome, error) {
+// differs reports whether an object's finalizers are not as they should be. An object
+// that is going away gets none any more: the API forbids it.
+func (f *finalizer[P]) differs(o P, used bool) bool {
+	has := slices.Contains(o.GetFinalizers(), f.name)
+	return has != used && (has || o.GetDeletionTimestamp() == nil)
+}
+
+// write patches the finalizers and nothing else: the object may have fields that are
+// newer than our types.
+func (f *finalizer[P]) write(ctx context.Context, w *writer, o P, used bool) (outcome, error) {
 	for attempt := 0; ; attempt++ {
-		fresh, err := w.clients.classes.Get(ctx, types.NamespacedName{Name: class.Name})
+		fresh, err := f.client.Get(ctx, keyOf(o))
 		switch {
 		case apierrors.IsNotFound(err):
 			return outcomeGone, nil
 		case err != nil:
 			return outcomeFailed, err
-		case fresh.UID != class.UID:
+		case fresh.GetUID() != o.GetUID():
 			return outcomeOvertaken, nil
-		case !lacksFinalizer(fresh, used):
+		case !f.differs(fresh, used):
 			return outcomeUnchanged, nil
 		}
-		patch, err := finalizerPatch(fresh, used)
+		patch, err := f.patchOf(fresh, used)
 		if err != nil {
 			return outcomeFailed, err
 		}
-		err = w.clients.patchClass(ctx, class.Name, patch)
+		err = f.patch(ctx, o.GetName(), patch)
 		switch {
 		case err == nil:
 			return outcomeWritten, nil
@@ -74,23 +107,23 @@ func (w *writer) writeFinalizer(ctx context.Context, class *gatewayv1.GatewayCla
 		case !apierrors.IsConflict(err) || attempt == maxConflicts:
 			return outcomeFailed, err
 		}
-		w.conflict(finalizerKind)
+		w.conflict(f.kind)
 	}
 }
 
-// finalizerPatch returns the merge patch that adds or removes the finalizer. It
-// replaces the list, so it is good for this version of the class only.
-func finalizerPatch(class *gatewayv1.GatewayClass, used bool) ([]byte, error) {
-	finalizers := make([]string, 0, len(class.Finalizers)+1) // empty is not null
-	for _, finalizer := range class.Finalizers {
-		if finalizer != gatewayv1.GatewayClassFinalizerGatewaysExist {
-			finalizers = append(finalizers, finalizer)
+// patchOf returns the merge patch that adds or removes the finalizer. It replaces the
+// list, so it is good for this version of the object only.
+func (f *finalizer[P]) patchOf(o P, used bool) ([]byte, error) {
+	finalizers := make([]string, 0, len(o.GetFinalizers())+1) // empty is not null
+	for _, name := range o.GetFinalizers() {
+		if name != f.name {
+			finalizers = append(finalizers, name)
 		}
 	}
 	if used {
-		finalizers = append(finalizers, gatewayv1.GatewayClassFinalizerGatewaysExist)
+		finalizers = append(finalizers, f.name)
 	}
 	return json.Marshal(map[string]any{"metadata": map[string]any{
-		"resourceVersion": class.ResourceVersion, "finalizers": finalizers,
+		"resourceVersion": o.GetResourceVersion(), "finalizers": finalizers,
 	}})
 }

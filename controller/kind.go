@@ -50,6 +50,9 @@ type kinds struct {
 	sets     kind[*gatewayv1.ListenerSet, gatewayv1.ListenerSetStatus]
 	tcp      kind[*gatewayv1.TCPRoute, gatewayv1.RouteStatus]
 	udp      kind[*gatewayv1.UDPRoute, gatewayv1.RouteStatus]
+
+	classFinalizer finalizer[*gatewayv1.GatewayClass]
+	poolFinalizer  finalizer[*v1alpha1.AddressPool]
 }
 
 // after returns the status an object gets: what is desired in place of what was
@@ -69,6 +72,7 @@ func newKinds(c clients, ours gatewayv1.GatewayController) kinds {
 		return routeEvents(before, after, desired, ours)
 	}
 	return kinds{
+		classFinalizer: classFinalizer(c), poolFinalizer: poolFinalizer(c),
 		classes: kind[*gatewayv1.GatewayClass, gatewayv1.GatewayClassStatus]{
 			name: "GatewayClass", client: c.classes, copy: (*gatewayv1.GatewayClass).DeepCopy,
 			status: func(o *gatewayv1.GatewayClass) *gatewayv1.GatewayClassStatus { return &o.Status },

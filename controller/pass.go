@@ -68,13 +68,14 @@ func (c *controller) evaluate(ctx context.Context, now time.Time, decide bool) {
 	}
 	c.lagsNext = earliest(silenceNext, c.lags.hold(now, c.graph, published{&c.snapshot}, &statuses))
 
+	uses := c.graph.Uses
 	if served := c.writer.clients.served(); served["GatewayClass"] == "" || served["Gateway"] == "" {
 		// Nobody seems to have an address: nothing for a pool to forget them over.
-		statuses.AddressPools = nil
+		statuses.AddressPools, uses = nil, nil
 	}
 	var changes []*change
 	if !c.partial { // what was not read is not missing
-		changes = plan(&c.kinds, &c.snapshot, statuses, c.config.Topology.ControllerName, metav1.NewTime(now))
+		changes = plan(&c.kinds, &c.snapshot, statuses, uses, c.config.Topology.ControllerName, metav1.NewTime(now))
 	}
 	c.writer.offer(changes)
 	c.tellBehind(now, &statuses)

@@ -31,8 +31,8 @@ type objectKey struct {
 // plan returns what differs between the statuses and what the Snapshot shows, in
 // the order in which it is worth writing. Objects that are no longer ours to speak
 // of, such as a Gateway that changed to another's class, lose what we wrote.
-func plan(k *kinds, s *topology.Snapshot, want topology.Statuses, ours gatewayv1.GatewayController, now metav1.Time) []*change {
-	changes := finalizerChanges(s, ours)
+func plan(k *kinds, s *topology.Snapshot, want topology.Statuses, uses map[string]topology.PoolUse, ours gatewayv1.GatewayController, now metav1.Time) []*change {
+	changes := finalizerChanges(k, s, uses, ours)
 	changes = append(changes, statusChanges(&k.classes, s.GatewayClasses, want.GatewayClasses, now)...)
 	changes = append(changes, statusChanges(&k.pools, s.AddressPools, want.AddressPools, now)...)
 	changes = append(changes, statusChanges(&k.gateways, s.Gateways, want.Gateways, now)...)

@@ -2,7 +2,10 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -11,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -56,6 +60,30 @@ func (f *fakePools) UpdateStatus(_ context.Context, pool *v1alpha1.AddressPool, 
 	held.Status, held.ResourceVersion = pool.DeepCopy().Status, "p"+strconv.Itoa(f.version)
 	f.held[pool.Name] = held
 	return held.DeepCopy(), nil
+}
+
+// Patch takes patches of finalizers; an object that is going away goes with its last one.
+func (f *fakePools) Patch(_ context.Context, name string, kind types.PatchType, patch []byte, options metav1.PatchOptions, _ ...string) (*v1alpha1.AddressPool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var sent v1alpha1.AddressPool
+	held := f.held[name]
+	switch err := json.Unmarshal(patch, &sent); {
+	case err != nil || kind != types.MergePatchType || options.FieldManager != cluster.FieldManager:
+		return nil, fmt.Errorf("patch %s by %q: %w", patch, options.FieldManager, err)
+	case held == nil:
+		return nil, apierrors.NewNotFound(poolResource, name)
+	case held.ResourceVersion != sent.ResourceVersion:
+		return nil, apierrors.NewConflict(poolResource, name, nil)
+	}
+	f.version++
+	held = held.DeepCopy()
+	held.Finalizers, held.ResourceVersion = sent.Finalizers, "p"+strconv.Itoa(f.version)
+	f.held[name] = held
+	if held.DeletionTimestamp != nil && len(held.Finalizers) == 0 {
+		delete(f.held, name)
+	}
+	return held, nil
 }
 
 func (f *fakePools) put(pool *v1alpha1.AddressPool) {
@@ -124,7 +152,7 @@ func (b *testbench) editPool(generation int64, addresses ...v1alpha1.AddressRang
 		b.t.Fatal(err)
 	}
 	edited := testPool(generation, addresses...)
-	edited.UID, edited.Status = pool.UID, pool.Status
+	edited.UID, edited.Status, edited.Finalizers = pool.UID, pool.Status, pool.Finalizers
 	b.put(edited)
 }
 
@@ -203,6 +231,32 @@ func TestPoolStatuses(t *testing.T) {
 	}
 }
 
+// TestPoolFinalizer: a pool stays until no Gateway has an address of it, and is no obstacle
+// to anybody before.
+func TestPoolFinalizer(t *testing.T) {
+	b := poolBench(t)
+	pool, err := b.pools.Get(b.ctx, "public", metav1.GetOptions{})
+	if err != nil || !slices.Equal(pool.Finalizers, []string{v1alpha1.AddressPoolFinalizer}) {
+		t.Fatalf("finalizers %v, %v", pool.Finalizers, err)
+	}
+	pool.DeletionTimestamp = ptr.To(metav1.NewTime(epoch))
+	b.put(pool)
+	b.settleAll()
+	b.stands("its pool is being deleted")
+	if got := b.retained(); got != "PoolDeleting" {
+		t.Errorf("retained %q", got)
+	}
+	g := b.gateway("g")
+	if err := errors.Join(b.store.Delete(g), b.client.Tracker().Delete(resourceOf("v1", "gateways"), "default", "g")); err != nil {
+		t.Fatal(err)
+	}
+	b.step()
+	b.write()
+	if _, err := b.pools.Get(b.ctx, "public", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the pool is still there: %v", err)
+	}
+}
+
 // TestPoolsForgetNothingWithoutGateways: while the API server does not serve Gateways, or
 // some could not be read, nobody seems to have an address.
 func TestPoolsForgetNothingWithoutGateways(t *testing.T) {
@@ -219,6 +273,9 @@ func TestPoolsForgetNothingWithoutGateways(t *testing.T) {
 	b.write()
 	if got := b.poolStatus(); got != want {
 		t.Errorf("Gateways are not served: %s", got)
+	}
+	if pool, err := b.pools.Get(b.ctx, "public", metav1.GetOptions{}); err != nil || len(pool.Finalizers) != 1 {
+		t.Errorf("Gateways are not served: finalizers %v, %v", pool.Finalizers, err)
 	}
 	b.served["Gateway"] = "v1"
 	b.store.SetPartial(true)

@@ -206,7 +206,8 @@ func TestFinalizerPatchesNothingElse(t *testing.T) {
 	if diff := cmp.Diff(want, patches); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	last, err := finalizerPatch(&gatewayv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{
+	f := classFinalizer(clients{})
+	last, err := f.patchOf(&gatewayv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{
 		ResourceVersion: "2", Finalizers: []string{gatewayv1.GatewayClassFinalizerGatewaysExist},
 	}}, false)
 	if got := string(last); err != nil || got != `{"metadata":{"finalizers":[],"resourceVersion":"2"}}` {

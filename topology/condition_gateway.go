@@ -72,12 +72,11 @@ func (g *Gateway) addressNotAssigned() string {
 	if g.Parameters.Mode != v1alpha1.AddressModePool {
 		return withHint(message, hint)
 	}
-	for _, family := range g.Parameters.Wants(g.Assignment.Addresses) {
-		message = fmt.Sprintf("no %s address could be assigned", family)
-		if hint == "" && len(g.Parameters.PoolsFor(family)) == 0 {
-			hint = g.Parameters.Lacks(family)
+	if missing := g.Parameters.Wants(g.Assignment.Addresses); len(missing) > 0 {
+		message = fmt.Sprintf("no %s address could be assigned", missing[0])
+		if hint == "" && len(g.Parameters.PoolsFor(missing[0])) == 0 {
+			hint = g.Parameters.Lacks(missing[0])
 		}
-		break
 	}
 	return withHint(message, hint)
 }

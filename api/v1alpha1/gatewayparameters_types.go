@@ -35,13 +35,13 @@ type GatewayParameters struct {
 type AddressMode string
 
 const (
-	// AddressModeNode: a Gateway is reached at the addresses of the nodes and shares
-	// their ports with all others in this mode.
+	// AddressModeNode means that a Gateway is reached at the addresses of the nodes and
+	// shares their ports with all others in this mode.
 	AddressModeNode AddressMode = "Node"
-	// AddressModePool: a Gateway has addresses of its own, of an AddressPool.
+	// AddressModePool means that a Gateway has addresses of its own, of an AddressPool.
 	AddressModePool AddressMode = "Pool"
-	// AddressModeLoadBalancer: a Gateway has the addresses of a Service of type
-	// LoadBalancer that is made for it.
+	// AddressModeLoadBalancer means that a Gateway has the addresses of a Service of
+	// type LoadBalancer that is made for it.
 	AddressModeLoadBalancer AddressMode = "LoadBalancer"
 )
 

@@ -66,7 +66,7 @@ func (s Set) AvoidBuggy() Set {
 func (s Set) Contains(addr netip.Addr) bool {
 	addr = addr.Unmap()
 	i := s.find(addr)
-	return i < len(s.ranges) && s.ranges[i].Contains(addr) && !(s.avoid && buggy(addr))
+	return i < len(s.ranges) && s.ranges[i].Contains(addr) && (!s.avoid || !buggy(addr))
 }
 
 // find returns the index of the first range that does not end before the address.
