@@ -31,6 +31,7 @@ func TestCluster(t *testing.T) {
 		{"move", move},
 		{"class-away", classAway},
 		{"listenerset-conflicts", listenerSetConflicts},
+		{"parameters", parameters},
 		{"endpoint-latency", endpointLatency},
 		{"silent-agent", silentAgent},
 		{"clocks-off", clocksOff},
