@@ -1,10 +1,25 @@
 package cluster
 
 import (
+	"net/netip"
+
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/rules"
 	"github.com/portway-dev/portway/topology"
 )
+
+// Announces returns the addresses that a node answers for.
+func Announces(r *v1alpha1.Report) []netip.Addr {
+	var out []netip.Addr
+	for _, group := range r.Announcing {
+		for _, text := range group.Addresses {
+			if addr, err := netip.ParseAddr(text); err == nil {
+				out = append(out, addr.Unmap())
+			}
+		}
+	}
+	return out
+}
 
 // Findings returns what statuses are made from of a node's findings.
 func Findings(list []v1alpha1.Finding) []topology.Finding {

@@ -19,10 +19,12 @@ type assigner struct {
 	members []member
 	kind    corev1.NodeAddressType // where parameters name none
 	nodes   map[nodeTerms]*nodePool
+	// pooled are those of Gateways in mode Pool.
+	pooled map[types.NamespacedName]topology.Assignment
 }
 
-func newAssigner(members []member, kind corev1.NodeAddressType) *assigner {
-	return &assigner{members: members, kind: kind, nodes: map[nodeTerms]*nodePool{}}
+func newAssigner(members []member, kind corev1.NodeAddressType, pooled map[types.NamespacedName]topology.Assignment) *assigner {
+	return &assigner{members: members, kind: kind, pooled: pooled, nodes: map[nodeTerms]*nodePool{}}
 }
 
 // assign gives every Gateway of our classes its addresses.
@@ -36,10 +38,10 @@ func (a *assigner) assign(r *topology.Resolution) map[types.NamespacedName]topol
 
 func (a *assigner) assignOne(p *topology.Parameters) topology.Assignment {
 	switch {
+	case p.Mode == v1alpha1.AddressModePool:
+		return a.pooled[p.Key]
 	case p.Frozen:
 		return a.keep(p)
-	case p.Mode == v1alpha1.AddressModePool:
-		return p.Kept()
 	case p.Mode == v1alpha1.AddressModeNode:
 		return a.nodePool(p).assign(p)
 	default:

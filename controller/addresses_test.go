@@ -147,7 +147,7 @@ func TestAddressesByParameters(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			got := newAssigner(members, corev1.NodeInternalIP).assignOne(parametersOf(test.gateway, test.of...))
+			got := newAssigner(members, corev1.NodeInternalIP, nil).assignOne(parametersOf(test.gateway, test.of...))
 			if !got.NodeMode || got.Message != test.message {
 				t.Errorf("node mode %t, message %q", got.NodeMode, got.Message)
 			}
@@ -167,13 +167,11 @@ func TestAddressesOfOtherModes(t *testing.T) {
 		mode    v1alpha1.AddressMode
 		want    topology.Assignment
 	}{
-		"pool, has some": {publishing(requesting(), "192.0.2.1", "10.0.0.1"), v1alpha1.AddressModePool, topology.Assignment{Addresses: addrs("192.0.2.1")}},
-		"pool, has none": {requesting(), v1alpha1.AddressModePool, topology.Assignment{}},
-		"load balancer":  {publishing(requesting(), "10.0.0.1"), v1alpha1.AddressModeLoadBalancer, topology.Assignment{Message: "this release does not serve mode LoadBalancer; use Node or Pool"}},
+		"load balancer": {publishing(requesting(), "10.0.0.1"), v1alpha1.AddressModeLoadBalancer, topology.Assignment{Message: "this release does not serve mode LoadBalancer; use Node or Pool"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			got := newAssigner(members, corev1.NodeInternalIP).assignOne(parametersOf(test.gateway, v1alpha1.GatewayParametersSpec{Mode: test.mode}))
+			got := newAssigner(members, corev1.NodeInternalIP, nil).assignOne(parametersOf(test.gateway, v1alpha1.GatewayParametersSpec{Mode: test.mode}))
 			if diff := cmp.Diff(test.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
@@ -228,7 +226,7 @@ func TestAddresses(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			got := newAssigner(test.members, corev1.NodeInternalIP).assignOne(parametersOf(test.gateway))
+			got := newAssigner(test.members, corev1.NodeInternalIP, nil).assignOne(parametersOf(test.gateway))
 			if !got.NodeMode || got.Message != test.message {
 				t.Errorf("node mode %t, message %q", got.NodeMode, got.Message)
 			}
@@ -263,7 +261,7 @@ func TestAddressesDoNotChurn(t *testing.T) {
 	}
 	g := requesting()
 	assign := func() []string {
-		got := texts(newAssigner(members, corev1.NodeInternalIP).assignOne(parametersOf(g)))
+		got := texts(newAssigner(members, corev1.NodeInternalIP, nil).assignOne(parametersOf(g)))
 		g.Status.Addresses = nil
 		publishing(g, got...)
 		return got
@@ -287,7 +285,7 @@ func TestAddressesDoNotChurn(t *testing.T) {
 // nowhere does not serve there either.
 func TestExternalAddressesNeedNotBeOnTheHost(t *testing.T) {
 	members := []member{servingMember(testMember("a", "203.0.113.1"), "10.0.0.1"), servingMember(testMember("b", "203.0.113.2"))}
-	got := texts(newAssigner(members, corev1.NodeExternalIP).assignOne(parametersOf(requesting())))
+	got := texts(newAssigner(members, corev1.NodeExternalIP, nil).assignOne(parametersOf(requesting())))
 	if diff := cmp.Diff([]string{"203.0.113.1"}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -308,7 +306,7 @@ func TestAddressesOfOurGatewaysOnly(t *testing.T) {
 			{Name: "ours"}: testGateway("ours", 80), {Name: "other"}: other, {Name: "orphan"}: orphan,
 		},
 	}
-	got := newAssigner([]member{testMember("a", "10.0.0.1")}, corev1.NodeInternalIP).assign(topology.Resolve(*s, topology.DefaultConfig()))
+	got := newAssigner([]member{testMember("a", "10.0.0.1")}, corev1.NodeInternalIP, nil).assign(topology.Resolve(*s, topology.DefaultConfig()))
 	if _, ok := got[types.NamespacedName{Name: "ours"}]; !ok || len(got) != 1 {
 		t.Errorf("got %v", got)
 	}

@@ -23,10 +23,12 @@ type clients struct {
 	// patchClass and patchPool merge a patch into a class or pool.
 	patchClass, patchPool func(ctx context.Context, name string, patch []byte) error
 	gateways              statusClient[*gatewayv1.Gateway]
-	pools                 statusClient[*v1alpha1.AddressPool]
-	sets                  statusClient[*gatewayv1.ListenerSet]
-	tcp                   statusClient[*gatewayv1.TCPRoute]
-	udp                   statusClient[*gatewayv1.UDPRoute]
+	// listGateways lists those of all namespaces.
+	listGateways func(context.Context, metav1.ListOptions) (*gatewayv1.GatewayList, error)
+	pools        statusClient[*v1alpha1.AddressPool]
+	sets         statusClient[*gatewayv1.ListenerSet]
+	tcp          statusClient[*gatewayv1.TCPRoute]
+	udp          statusClient[*gatewayv1.UDPRoute]
 	// served returns the version that each kind is read in.
 	served func() map[string]string
 }
@@ -46,9 +48,10 @@ func newClients(c gatewayclient.Interface, pools cluster.AddressPools, served fu
 			_, err := pools.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: cluster.FieldManager})
 			return err
 		},
-		gateways: typedClient[*gatewayv1.Gateway]{func(ns string) typed[*gatewayv1.Gateway] { return v1.Gateways(ns) }},
-		pools:    typedClient[*v1alpha1.AddressPool]{func(string) typed[*v1alpha1.AddressPool] { return pools }},
-		sets:     typedClient[*gatewayv1.ListenerSet]{func(ns string) typed[*gatewayv1.ListenerSet] { return v1.ListenerSets(ns) }},
+		gateways:     typedClient[*gatewayv1.Gateway]{func(ns string) typed[*gatewayv1.Gateway] { return v1.Gateways(ns) }},
+		listGateways: v1.Gateways(metav1.NamespaceAll).List,
+		pools:        typedClient[*v1alpha1.AddressPool]{func(string) typed[*v1alpha1.AddressPool] { return pools }},
+		sets:         typedClient[*gatewayv1.ListenerSet]{func(ns string) typed[*gatewayv1.ListenerSet] { return v1.ListenerSets(ns) }},
 		tcp: servedClient[*gatewayv1.TCPRoute]{"TCPRoute", served, map[string]statusClient[*gatewayv1.TCPRoute]{
 			"v1": typedClient[*gatewayv1.TCPRoute]{func(ns string) typed[*gatewayv1.TCPRoute] { return v1.TCPRoutes(ns) }},
 			"v1alpha2": convertedClient[*gatewayv1.TCPRoute, *gatewayv1alpha2.TCPRoute]{

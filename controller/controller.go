@@ -38,6 +38,8 @@ type controller struct {
 	waits    map[types.NamespacedName]*wait
 	lagsNext time.Time // when lags or silence have to be looked at again
 
+	term   *term // of the last evaluation, nil: this replica does not lead
+	pools  *allocator
 	census *census
 	prover *prover
 	lags   *lags
@@ -48,7 +50,7 @@ type controller struct {
 
 // newController: h may be nil, the API server is then taken to answer always.
 func newController(config Config, from source, w *writer, c clock.WithDelayedExecution, h hearing) *controller {
-	return &controller{
+	made := &controller{
 		config: config, source: from, clock: c, writer: w,
 		kinds:   newKinds(w.clients, config.Topology.ControllerName),
 		health:  newHealth(c, config.Loop.MaxInterval),
@@ -56,8 +58,11 @@ func newController(config Config, from source, w *writer, c clock.WithDelayedExe
 		census:  newCensus(config, h),
 		prover:  newProver(config.AgentTimeout),
 		lags:    newLags(config.LagTolerance),
+		pools:   newAllocator(),
 		changed: make(chan struct{}, 1),
 	}
+	w.began = made.signal
+	return made
 }
 
 // run runs passes until ctx ends.

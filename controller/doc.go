@@ -1,5 +1,5 @@
 // Package controller is the program that tells what the nodes have proven: it
-// lets the core decide, assigns node addresses, compares what the nodes report
+// lets the core decide, assigns addresses of nodes and pools, compares what the nodes report
 // with the decision and writes the statuses that differ.
 //
 //	Next ─► census ─► Resolve ─► assign ─► Build ─► prover ─► Statuses ─► lags ─► plan ─► writer ─► API
@@ -8,8 +8,8 @@
 //
 // It programs nothing and no traffic depends on it: without a controller, rules
 // stand and endpoints are followed, only statuses grow old. Every replica runs
-// the same passes; only the leader writes, so that a take-over starts with what
-// is left to write and not with a first pass.
+// the same passes; only the leader writes and gives addresses of pools, so that a
+// take-over costs one quorum read of the Gateways and one pass.
 //
 // Invariants, each with the test that fails when it breaks:
 //
@@ -41,5 +41,15 @@
 //   - Whatever becomes of a pool or of parameters, a Gateway stays where it is and says
 //     so (TestPoolStatuses); a pool forgets no address because Gateways could not be
 //     read (TestPoolsForgetNothingWithoutGateways).
+//   - No address of a pool is given twice, whoever leads and however late it sees what
+//     happened; who has one keeps it; only a leader gives any, and a plan is only written
+//     in the term that it was made in (TestNoAddressTwice, TestNewLeaderKnowsWhatWasGiven,
+//     TestOnlyLeadersAllocate, TestPlansAreOfOneTerm).
+//   - The oldest Gateway gets the lowest free address of the first pool; what is asked for
+//     by value is honoured or it is said why not; the same label shares one
+//     (TestAllocateLowestFree, TestAllocateRequested, TestAllocateShared).
+//   - A pool that is deleted goes with the last Gateway that has an address of it
+//     (TestPoolIsHeldWhileInUse).
+//   - What nodes found is in the statuses of whom it concerns (TestFindingsReachStatuses).
 //   - A follower writes nothing (TestHandOver).
 package controller

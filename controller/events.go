@@ -48,6 +48,7 @@ func gatewayEvents(before, after, _ *gatewayv1.GatewayStatus) []event {
 		events = append(events, e)
 	}
 	events = append(events, becameTrue(before.Conditions, after.Conditions, topology.ConditionImpaired, actionProgram)...)
+	events = append(events, announcerEvents(condition(before.Conditions, topology.ConditionAnnounced), condition(after.Conditions, topology.ConditionAnnounced))...)
 	if e, ok := retainedEvent(before.Conditions, after.Conditions); ok {
 		events = append(events, e)
 	}
@@ -98,6 +99,16 @@ func listenerSetEvents(before, after, _ *gatewayv1.ListenerSetStatus) []event {
 		events = append(events, listenerEvents(publishedEntry(before.Listeners, listener.Name), listener.Conditions)...)
 	}
 	return events
+}
+
+// announcerEvents: an address has moved to another node, or to none. That a new Gateway
+// is announced is nothing to tell.
+func announcerEvents(before, after *metav1.Condition) []event {
+	if before == nil || after == nil || before.Reason == after.Reason && before.Message == after.Message ||
+		before.Status == metav1.ConditionFalse && before.Reason == topology.ReasonNotAnnounced && after.Status == metav1.ConditionTrue {
+		return nil
+	}
+	return []event{{after.Reason, actionProgram, fmt.Sprintf("%s; before: %s", after.Message, before.Message)}}
 }
 
 // becameTrue: a condition of ours that is absent while nothing is wrong is there.

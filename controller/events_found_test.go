@@ -61,7 +61,7 @@ func TestEventsOfOneWriteAreJoined(t *testing.T) {
 // TestGatewayThatIsNeverProgrammedIsTold once, when a node has had its time.
 func TestGatewayThatIsNeverProgrammedIsTold(t *testing.T) {
 	b := newTestbench(t)
-	q := b.writer.open()
+	q := b.writer.open(&term{})
 	defer func() { b.writer.close(q) }()
 	b.join("a", "10.0.0.1")
 	b.join("broken", "10.0.0.2")
@@ -144,7 +144,7 @@ func TestNoMoreParentsThanTheAPITakes(t *testing.T) {
 // that takes that away, and not again.
 func TestNodeLaggingIsToldOnce(t *testing.T) {
 	b := newTestbench(t)
-	q := b.writer.open()
+	q := b.writer.open(&term{})
 	defer func() { b.writer.close(q) }()
 	b.join("a", "10.0.0.1")
 	b.put(testGateway("g", 80))

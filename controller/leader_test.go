@@ -167,7 +167,7 @@ func TestTermEndsBeforeTheLease(t *testing.T) {
 		leases := kubefake.NewClientset()
 		_, ctx := ktesting.NewTestContext(t)
 		ctx, stop := context.WithCancel(ctx)
-		w := newWriter(clients{}, clock.RealClock{}, &eventLog{}, 2)
+		w := newWriter(clients{listGateways: noGateways}, clock.RealClock{}, &eventLog{}, 2)
 		e := DefaultLeaderElection()
 		e.Namespace, e.Identity = "portway-system", "one"
 		done := make(chan struct{})
@@ -179,7 +179,7 @@ func TestTermEndsBeforeTheLease(t *testing.T) {
 		}()
 		time.Sleep(10 * time.Second)
 		var ended time.Time // of a write that takes for ever
-		w.offer([]*change{{
+		w.offer(w.presentTerm(), []*change{{
 			key:   objectKey{kind: "Gateway"},
 			wants: func(any) bool { return true },
 			write: func(ctx context.Context, _ *writer) (outcome, error) {
@@ -217,7 +217,7 @@ func TestLeaseIsGivenUpAfterTheLastWrite(t *testing.T) {
 		leases := kubefake.NewClientset()
 		_, ctx := ktesting.NewTestContext(t)
 		ctx, stop := context.WithCancel(ctx)
-		w := newWriter(clients{}, clock.RealClock{}, &eventLog{}, 2)
+		w := newWriter(clients{listGateways: noGateways}, clock.RealClock{}, &eventLog{}, 2)
 		e := DefaultLeaderElection()
 		e.Namespace, e.Identity = "portway-system", "one"
 		holder := func() (who string, renewed time.Time) {
@@ -234,7 +234,8 @@ func TestLeaseIsGivenUpAfterTheLastWrite(t *testing.T) {
 				t.Error(err)
 			}
 		}()
-		w.offer([]*change{{
+		synctest.Wait()
+		w.offer(w.presentTerm(), []*change{{
 			key:   objectKey{kind: "Gateway"},
 			wants: func(any) bool { return true },
 			write: func(ctx context.Context, _ *writer) (outcome, error) {
@@ -254,6 +255,10 @@ func TestLeaseIsGivenUpAfterTheLastWrite(t *testing.T) {
 			t.Errorf("the Lease is still %q's", got)
 		}
 	})
+}
+
+func noGateways(context.Context, metav1.ListOptions) (*gatewayv1.GatewayList, error) {
+	return &gatewayv1.GatewayList{}, nil
 }
 
 func updates(api *gatewayfake.Clientset) []string {

@@ -208,7 +208,7 @@ func TestRestartCountsEveryNode(t *testing.T) {
 // nobody knows, and nothing is told, taken back or told again.
 func TestRestartPublishesNoSilentNode(t *testing.T) {
 	b := threeNodes(t)
-	defer b.writer.close(b.writer.open())
+	defer b.writer.close(b.writer.open(&term{}))
 	b.clock.Step(30 * time.Second)
 	b.renew("a", "c")
 	b.step()
@@ -222,7 +222,7 @@ func TestRestartPublishesNoSilentNode(t *testing.T) {
 		t.Errorf("events %v", got)
 	}
 	b.restart()
-	defer b.writer.close(b.writer.open())
+	defer b.writer.close(b.writer.open(&term{}))
 	for range 10 {
 		if changes := b.step(); len(changes) > 0 {
 			t.Errorf("%v after the restart: %v", b.clock.Now().Sub(epoch), changes)
@@ -267,7 +267,7 @@ func TestSilenceIsToldByWhoLeads(t *testing.T) {
 				b.renew("a", "c")
 				b.step()
 			}
-			defer b.writer.close(b.writer.open())
+			defer b.writer.close(b.writer.open(&term{}))
 			b.step()
 			b.step()
 			if got := b.events.take(); len(got) != test.events {

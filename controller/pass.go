@@ -25,7 +25,9 @@ func (c *controller) pass(ctx context.Context, full bool) error {
 	c.roll = roll
 	due := !c.lagsNext.IsZero() && !now.Before(c.lagsNext)
 	// Most passes are of renewed Leases and say nothing new.
-	if decide || written || moved || full || due {
+	term := c.writer.presentTerm()
+	if decide || written || moved || full || due || term != c.term {
+		c.term = term
 		c.evaluate(ctx, now, decide)
 		passSeconds.Observe(c.clock.Since(now).Seconds())
 	}
@@ -54,7 +56,11 @@ func (c *controller) take(update cluster.Update) (decide bool) {
 // evaluate goes from what is known to what is to be written.
 func (c *controller) evaluate(ctx context.Context, now time.Time, decide bool) {
 	resolution := topology.Resolve(c.snapshot, c.config.Topology)
-	addresses := newAssigner(c.roll.members, c.config.NodeAddressType).assign(resolution)
+	if c.term != nil {
+		c.term.catchUp(c.snapshot.Gateways)
+	}
+	pooled := c.pools.assign(resolution, c.term, !c.partial)
+	addresses := newAssigner(c.roll.members, c.config.NodeAddressType, pooled).assign(resolution)
 	if decide || !maps.EqualFunc(addresses, c.snapshot.Addresses, sameAssignment) {
 		c.snapshot.Addresses = addresses
 		c.graph = resolution.Build(addresses)
@@ -77,7 +83,7 @@ func (c *controller) evaluate(ctx context.Context, now time.Time, decide bool) {
 	if !c.partial { // what was not read is not missing
 		changes = plan(&c.kinds, &c.snapshot, statuses, uses, c.config.Topology.ControllerName, metav1.NewTime(now))
 	}
-	c.writer.offer(changes)
+	c.writer.offer(c.term, changes)
 	c.tellBehind(now, &statuses)
 	c.measure(&statuses)
 	klog.FromContext(ctx).V(2).Info("Pass", "gateways", len(statuses.Gateways), "routes", len(statuses.Routes),

@@ -136,7 +136,7 @@ func BenchmarkFleet(b *testing.B) {
 	b.Run("names", func(b *testing.B) {
 		wanting := parametersOf(requesting("192.0.2.1"))
 		for b.Loop() {
-			a := newAssigner(members, corev1.NodeInternalIP)
+			a := newAssigner(members, corev1.NodeInternalIP, nil)
 			for range gateways {
 				a.assignOne(wanting)
 			}
@@ -153,7 +153,7 @@ func BenchmarkFleet(b *testing.B) {
 			members[i].node.Labels = map[string]string{"rack": fmt.Sprint(i % 10)}
 		}
 		for b.Loop() {
-			a := newAssigner(members, corev1.NodeInternalIP)
+			a := newAssigner(members, corev1.NodeInternalIP, nil)
 			for _, p := range wanting {
 				a.assignOne(p)
 			}

@@ -289,3 +289,47 @@ func TestPoolsForgetNothingWithoutGateways(t *testing.T) {
 	b.settleAll()
 	b.stands("back")
 }
+
+// TestPoolIsHeldWhileInUse: a leader gives a new Gateway an address once the pool's status
+// and finalizer are in place; a pool that is deleted gives nothing more, and goes with
+// the last Gateway that has an address of it.
+func TestPoolIsHeldWhileInUse(t *testing.T) {
+	b := poolBench(t)
+	addressOf := func(name string) string {
+		if a := b.gateway(name).Status.Addresses; len(a) > 0 {
+			return a[0].Value
+		}
+		return ""
+	}
+	defer b.writer.close(b.writer.open(&term{}))
+	b.put(testGateway("new", 81))
+	b.settleAll()
+	if got := addressOf("new"); got != "192.0.2.0" {
+		t.Fatalf("a new Gateway gets %q, want the first address", got)
+	}
+	pool, err := b.pools.Get(b.ctx, "public", metav1.GetOptions{})
+	if err != nil || !slices.Equal(pool.Finalizers, []string{v1alpha1.AddressPoolFinalizer}) {
+		t.Fatalf("finalizers %v, %v", pool.Finalizers, err)
+	}
+	now := metav1.NewTime(epoch)
+	pool.DeletionTimestamp = &now
+	b.put(pool)
+	b.put(testGateway("late", 82))
+	b.settleAll()
+	if got := addressOf("late"); got != "" {
+		t.Errorf("of a pool that is deleted a Gateway gets %s", got)
+	}
+	b.stands("when the pool is deleted")
+	for _, name := range []string{"new", "g"} {
+		if _, err := b.pools.Get(b.ctx, "public", metav1.GetOptions{}); err != nil {
+			t.Fatalf("the pool goes while Gateway %s has an address: %v", name, err)
+		}
+		if err := errors.Join(b.store.Delete(b.gateway(name)), b.client.Tracker().Delete(resourceOf("v1", "gateways"), "default", name)); err != nil {
+			t.Fatal(err)
+		}
+		b.settleAll()
+	}
+	if _, err := b.pools.Get(b.ctx, "public", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("nobody uses the pool, and it is still there: %v", err)
+	}
+}

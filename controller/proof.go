@@ -102,6 +102,7 @@ func (p *prover) prove(m member) proof {
 	} else {
 		result.Committed = p.expected.byGateway
 		result.Findings = cluster.Findings(m.report.Report.Findings)
+		result.Announces = cluster.Announces(&m.report.Report)
 		if made.missing = p.expected.missing(m.report.Report.Committed); made.missing != "" {
 			result.Missing = p.gateways(made.missing)
 			result.Errors = reportedErrors(m.report)

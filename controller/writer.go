@@ -41,6 +41,7 @@ type writer struct {
 	term chan struct{} // full while writing; it tells when that has ended
 
 	failing atomic.Bool // the last write failed
+	began   func()      // a term has begun, for which nothing is found yet
 
 	mu      sync.Mutex // guards everything below
 	pending map[objectKey]*change
@@ -49,6 +50,7 @@ type writer struct {
 	written     map[objectID]*writtenObject
 	crdVersions map[string]string // of the last Snapshot
 	queues      *queues           // nil while not leading
+	present     *term             // likewise
 }
 
 // objectID tells an object from a later one of the same name.
@@ -95,17 +97,20 @@ type queues struct {
 
 func newWriter(c clients, clock clock.PassiveClock, r recorder, workers int) *writer {
 	return &writer{
-		clients: c, clock: clock, recorder: r, workers: workers, term: make(chan struct{}, 1),
+		clients: c, clock: clock, recorder: r, workers: workers, began: func() {}, term: make(chan struct{}, 1),
 		events:  flowcontrol.NewTokenBucketRateLimiter(EventQPS, eventBacklog),
 		pending: map[objectKey]*change{}, written: map[objectID]*writtenObject{},
 	}
 }
 
-// offer replaces what is to be written. What failed waits for its turn unless
-// something else is wanted by now.
-func (w *writer) offer(changes []*change) {
+// offer replaces what is to be written, if it was found in the present term, nil for
+// none. What failed waits for its turn unless something else is wanted by now.
+func (w *writer) offer(t *term, changes []*change) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if t != w.present {
+		return // another pass comes
+	}
 	before := w.pending
 	w.pending = make(map[objectKey]*change, len(changes))
 	for _, c := range changes {
@@ -187,7 +192,12 @@ func (w *writer) run(ctx context.Context) {
 	}
 	leading.Set(1)
 	defer leading.Set(0)
-	q := w.open()
+	t := w.begin(ctx)
+	if t == nil {
+		return
+	}
+	q := w.open(t)
+	w.began()
 	var workers sync.WaitGroup
 	// Routes are many; Gateways only must not wait for them.
 	few := max(1, w.workers/4)
@@ -202,8 +212,30 @@ func (w *writer) run(ctx context.Context) {
 	workers.Wait()
 }
 
-// open starts with what the last pass left to write.
-func (w *writer) open() *queues {
+// begin returns what has to be known to lead, nil if ctx ends before.
+func (w *writer) begin(ctx context.Context) *term {
+	const pause, patience = 100 * time.Millisecond, 5 * time.Second
+	for {
+		limited, cancel := context.WithTimeout(ctx, patience)
+		t, err := beginTerm(limited, w.clients.listGateways)
+		cancel()
+		if err == nil {
+			return t
+		}
+		if ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "Cannot read what addresses Gateways have, and writes nothing before")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+	}
+}
+
+// open starts with nothing to write: what was found before this term may give somebody
+// an address that another controller has given to somebody else since.
+func (w *writer) open(t *term) *queues {
 	limiter := func() workqueue.TypedRateLimiter[objectKey] {
 		return workqueue.NewTypedItemExponentialFailureRateLimiter[objectKey](200*time.Millisecond, 15*time.Second)
 	}
@@ -213,19 +245,24 @@ func (w *writer) open() *queues {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.queues = q
-	for key := range w.pending {
-		q.add(key)
-	}
+	w.queues, w.present, w.pending = q, t, map[objectKey]*change{}
+	pendingWrites.Set(0)
 	return q
 }
 
 func (w *writer) close(q *queues) {
 	w.mu.Lock()
-	w.queues = nil
+	w.queues, w.present = nil, nil
 	w.mu.Unlock()
 	q.gateways.ShutDown()
 	q.routes.ShutDown()
+}
+
+// leads in a term, nil if it does not lead.
+func (w *writer) presentTerm() *term {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.present
 }
 
 // leads reports whether this writer writes.

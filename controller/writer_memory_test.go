@@ -125,7 +125,7 @@ func TestOfferKeepsTheBackoff(t *testing.T) {
 		return true, nil, errors.New("never")
 	})
 	b.put(testGateway("g", 80))
-	q := b.writer.open()
+	q := b.writer.open(&term{})
 	defer b.writer.close(q)
 	drain := func() (keys []string) {
 		for q.gateways.Len() > 0 {
@@ -161,7 +161,7 @@ func TestOfferKeepsTheBackoff(t *testing.T) {
 // forgotten.
 func TestOfferedDuringAWrite(t *testing.T) {
 	b := newTestbench(t)
-	q := b.writer.open()
+	q := b.writer.open(&term{})
 	defer b.writer.close(q)
 	key := objectKey{kind: "Gateway"}
 	key.Name = "g"
@@ -172,7 +172,7 @@ func TestOfferedDuringAWrite(t *testing.T) {
 		}
 	}
 	later := to(func() {})
-	b.writer.offer([]*change{to(func() { b.writer.offer([]*change{later}) })})
+	b.writer.offer(b.writer.presentTerm(), []*change{to(func() { b.writer.offer(b.writer.presentTerm(), []*change{later}) })})
 	for range 2 {
 		if q.gateways.Len() != 1 {
 			t.Fatalf("%d keys are queued", q.gateways.Len())

@@ -7,6 +7,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
 // Conditions of ours about what nodes found. Absent where they found nothing.
@@ -20,6 +22,12 @@ const (
 	ConditionPortContended = "portway.dev/PortContended"
 	// ReasonNodePort is of ConditionPortContended; its others are those of findings.
 	ReasonNodePort = "NodePort"
+	// ConditionAnnounced, of a Gateway with addresses of pools that nodes announce
+	// (announcement Layer2): True where a node answers for each of them.
+	ConditionAnnounced = "portway.dev/Announced"
+	ReasonAnnounced    = "Announced"
+	// ReasonNotAnnounced: no node answers for an address.
+	ReasonNotAnnounced = "NotAnnounced"
 )
 
 // foundLength is to how many bytes a node's message is cut: three are shown.
@@ -63,4 +71,27 @@ func nodePortTaken(l *Listener, service types.NamespacedName) fault {
 	return faultf(gatewayv1.ListenerReasonPortUnavailable,
 		"%s: %s port %d of the nodes is a NodePort of Service %s, which is older; choose another port, or give the Service another nodePort",
 		l.field("port"), l.Protocol, l.Port, service)
+}
+
+// announcedCondition reads "192.0.2.7 by node-a, 2001:db8::7 by node-b".
+func announcedCondition(list []announcedBy, conflicts []found) Condition {
+	var by, missing []string
+	for _, a := range list {
+		switch {
+		case len(a.nodes) == 0:
+			missing = append(missing, a.addr.String())
+		default:
+			by = append(by, fmt.Sprintf("%s by %s", a.addr, atMost(3, a.nodes)))
+		}
+	}
+	switch {
+	case len(missing) == 0:
+		return newCondition(ConditionAnnounced, metav1.ConditionTrue, ReasonAnnounced, strings.Join(by, ", "))
+	case len(conflicts) > 0:
+		return newCondition(ConditionAnnounced, metav1.ConditionFalse, v1alpha1.FindingAddressConflict, strings.Join(append(by, listFound(conflicts)), "; "))
+	default:
+		return newCondition(ConditionAnnounced, metav1.ConditionFalse, ReasonNotAnnounced, strings.Join(append(by, fmt.Sprintf(
+			"no node announces %s: none is ready that serves it, has an interface in its network, is selected by the AddressPool's announcement and, with externalTrafficPolicy Local, has an endpoint; see the NodeReports",
+			atMost(4, missing))), "; "))
+	}
 }

@@ -50,10 +50,11 @@ type testReports struct {
 }
 
 type testNode struct {
-	Node     string    `json:"node"`
-	Behind   bool      `json:"behind"` // serves something else than the current digests
-	Error    string    `json:"error"`
-	Findings []Finding `json:"findings"`
+	Node      string       `json:"node"`
+	Behind    bool         `json:"behind"` // serves something else than the current digests
+	Error     string       `json:"error"`
+	Findings  []Finding    `json:"findings"`
+	Announces []netip.Addr `json:"announces"`
 }
 
 // readManifest reads a multi-document manifest, strictly, so that a misspelt
@@ -159,7 +160,7 @@ func (c testConfig) reports(g *Graph) Reports {
 	}
 	reports := Reports{NotEvaluated: given.NotEvaluated}
 	for _, node := range given.Nodes {
-		report := NodeReport{Node: node.Node, Findings: node.Findings, Committed: map[types.NamespacedName]string{}, Errors: map[types.NamespacedName]string{}}
+		report := NodeReport{Node: node.Node, Findings: node.Findings, Announces: node.Announces, Committed: map[types.NamespacedName]string{}, Errors: map[types.NamespacedName]string{}}
 		for key, gateway := range g.Gateways {
 			report.Committed[key] = gateway.Digest
 			if node.Behind {

@@ -27,7 +27,6 @@ gateway  Programmed False Pending
 gateway  Programmed False NoResources
 gateway  Programmed False Invalid
 gateway  Programmed Unknown Pending
-gateway  portway.dev/Impaired True PacketForwarding
 gateway  portway.dev/AddressRetained True OutsidePool
 gateway  portway.dev/AddressRetained True PoolDeleting
 gateway  portway.dev/AddressRetained True NotPermitted
@@ -35,6 +34,10 @@ gateway  portway.dev/AddressRetained True InvalidParameters
 pool     Accepted True Accepted
 pool     Accepted False Invalid
 pool     Accepted False Overlapping
+gateway  portway.dev/Impaired True PacketForwarding
+gateway  portway.dev/Announced True Announced
+gateway  portway.dev/Announced False NotAnnounced
+gateway  portway.dev/Announced False AddressConflict
 listener Accepted True Accepted
 listener Accepted False UnsupportedProtocol
 listener Accepted False PortUnavailable

@@ -176,12 +176,19 @@ func (p *Parameters) readAddresses() {
 			p.Requested = append(p.Requested, addr.Unmap())
 		}
 	}
-	for _, entry := range p.Gateway.Status.Addresses {
+	p.Published = PublishedAddresses(p.Gateway)
+}
+
+// PublishedAddresses returns the addresses that a Gateway's status shows, at most 16.
+func PublishedAddresses(g *gatewayv1.Gateway) []netip.Addr {
+	var addresses []netip.Addr
+	for _, entry := range g.Status.Addresses {
 		addr, err := netip.ParseAddr(entry.Value)
-		if err == nil && ptr.Deref(entry.Type, gatewayv1.IPAddressType) == gatewayv1.IPAddressType && len(p.Published) < maxStatusAddresses {
-			p.Published = append(p.Published, addr.Unmap())
+		if err == nil && ptr.Deref(entry.Type, gatewayv1.IPAddressType) == gatewayv1.IPAddressType && len(addresses) < maxStatusAddresses {
+			addresses = append(addresses, addr.Unmap())
 		}
 	}
+	return addresses
 }
 
 // settleMode finds the mode that the addresses speak for: of a Gateway whose parameters

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"net/netip"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,6 +45,8 @@ type NodeReport struct {
 	// Errors is, per Gateway, why the current digest is not; may be absent while a
 	// node is merely behind.
 	Errors map[types.NamespacedName]string
+	// Announces are the addresses of pools that this node answers for.
+	Announces []netip.Addr
 	// Findings about the node, in any order.
 	Findings []Finding
 	// Unheard is why nothing newer is known of any Gateway, empty if that is not so:
@@ -89,10 +92,10 @@ func (g *Graph) Statuses(r Reports) Statuses {
 			SupportedFeatures: publishedFeatures(),
 		}
 	}
-	fleet, findings := newFleet(r), newFindings(r.Nodes)
+	fleet, findings, announcers := newFleet(r), newFindings(r.Nodes), newAnnouncers(r)
 	for key, gateway := range g.Gateways {
 		programmed := gateway.programmed(fleet)
-		s.Gateways[key] = gateway.status(programmed, findings)
+		s.Gateways[key] = gateway.status(programmed, findings, announcers.ofGateway(gateway))
 		for _, set := range gateway.sets {
 			s.ListenerSets[set.Key] = set.status(programmed, findings)
 		}
@@ -106,9 +109,9 @@ func (g *Graph) Statuses(r Reports) Statuses {
 // status shows the assigned addresses even while the Gateway is not accepted:
 // they stay its own, and whoever points there is better off with a stable answer
 // than with one that goes away over a typing error.
-func (g *Gateway) status(programmed Condition, f findings) gatewayv1.GatewayStatus {
+func (g *Gateway) status(programmed Condition, f findings, more []Condition) gatewayv1.GatewayStatus {
 	status := gatewayv1.GatewayStatus{
-		Conditions:           observed(g.Source.Generation, g.Conditions, append(f.ofGateway(g), programmed)...),
+		Conditions:           observed(g.Source.Generation, g.Conditions, append(append(f.ofGateway(g), more...), programmed)...),
 		Listeners:            make([]gatewayv1.ListenerStatus, 0, len(g.own)),
 		AttachedListenerSets: ptr.To(g.AttachedListenerSets),
 	}

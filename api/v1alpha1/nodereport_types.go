@@ -84,12 +84,33 @@ type Report struct {
 	// +optional
 	Failing int32 `json:"failing"`
 
+	// Announcing are the addresses of pools that this node answers for on its network
+	// (announcement Layer2), by when it began to.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=2048
+	Announcing []Announced `json:"announcing,omitempty"`
+
 	// Findings about the node that an operator should know, such as a foreign rule
 	// that drops our flows.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=50
 	Findings []Finding `json:"findings,omitempty"`
+}
+
+// Announced are addresses that a node answers for.
+type Announced struct {
+	// Since when.
+	// +required
+	Since metav1.Time `json:"since"`
+
+	// Addresses in order, IPv4 first.
+	// +required
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16384
+	// +kubebuilder:validation:items:MaxLength=45
+	Addresses []string `json:"addresses"`
 }
 
 // GatewayError is why a Gateway's current configuration is not in the kernel.
@@ -140,6 +161,8 @@ const (
 	// FindingHostPort: another program's rules translate a listener's port: a pod's
 	// hostPort, or a port that a container engine publishes.
 	FindingHostPort = "HostPort"
+	// FindingAddressConflict: a stranger on the network has an address of a Gateway.
+	FindingAddressConflict = "AddressConflict"
 )
 
 // NodeReportList is a list of NodeReports.

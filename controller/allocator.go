@@ -1,0 +1,275 @@
+package controller
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
+	"github.com/portway-dev/portway/topology"
+)
+
+// allocator gives addresses of pools to Gateways in mode Pool. What they have is in their
+// statuses and nowhere else; what was given and is not seen there yet is remembered
+// until it is. The lowest free address of the first pool is given, so that the same
+// Gateways get the same addresses whoever counts. Not safe for concurrent use.
+type allocator struct {
+	// given is what Gateways got in this term that their statuses, as known here, do not
+	// show.
+	given map[types.NamespacedName]holding
+	term  *term // that it was given in
+}
+
+// holding is what a Gateway has. One of the same name that is made anew has another UID.
+type holding struct {
+	uid       types.UID
+	addresses []netip.Addr
+}
+
+func newAllocator() *allocator { return &allocator{given: map[types.NamespacedName]holding{}} }
+
+// allocation is one pass over all Gateways.
+type allocation struct {
+	term *term
+	// gives: new addresses are given.
+	gives bool
+	// holders of each address, the oldest first; several only if they share it.
+	holders map[netip.Addr][]*topology.Parameters
+	has     map[*topology.Parameters][]netip.Addr
+	refused map[*topology.Parameters]string
+	shared  map[sharing]*topology.Parameters // the oldest of those that have an address
+	next    map[draw]netip.Addr              // nothing of the pool below it is free
+}
+
+// sharing is what Gateways that share an address have in common.
+type sharing struct{ namespace, label string }
+
+// draw is a pool's part of one family.
+type draw struct {
+	pool   *topology.Pool
+	family corev1.IPFamily
+}
+
+// assign gives every Gateway in mode Pool its addresses. Nobody gets a new one without a
+// term, as it is with those who do not lead, and while not all Gateways are known.
+func (a *allocator) assign(r *topology.Resolution, t *term, complete bool) map[types.NamespacedName]topology.Assignment {
+	now := &allocation{
+		term: t, gives: t != nil && complete, holders: map[netip.Addr][]*topology.Parameters{}, has: map[*topology.Parameters][]netip.Addr{},
+		refused: map[*topology.Parameters]string{}, shared: map[sharing]*topology.Parameters{}, next: map[draw]netip.Addr{},
+	}
+	var ours []*topology.Parameters
+	for _, p := range r.OldestFirst() {
+		if p.Mode == v1alpha1.AddressModePool {
+			ours = append(ours, p)
+		}
+	}
+	if t == nil || t != a.term { // somebody else may have led, and given it to others
+		clear(a.given)
+	}
+	a.term = t
+	// What somebody has comes before what somebody else would like to have, and an
+	// address that is asked for before one that is only the next.
+	if t != nil {
+		t.reserve(r)
+		for _, p := range ours { // newer than what is watched, by which somebody else may not be gone yet
+			now.keep(p, t.held(p))
+			now.keep(p, a.held(p))
+		}
+	}
+	for _, p := range ours {
+		now.keep(p, p.Published)
+	}
+	for _, p := range ours {
+		now.request(p)
+	}
+	for _, p := range ours {
+		now.draw(p)
+	}
+	assigned := make(map[types.NamespacedName]topology.Assignment, len(ours))
+	given := make(map[types.NamespacedName]holding)
+	if !complete {
+		given = maps.Clone(a.given)
+	}
+	for _, p := range ours {
+		addresses := slices.SortedFunc(slices.Values(now.has[p]), netip.Addr.Compare) // IPv4 first
+		assigned[p.Key] = topology.Assignment{Addresses: addresses, Message: now.refused[p]}
+		if t != nil && !sameAddresses(addresses, p.Published) {
+			given[p.Key] = holding{p.Gateway.UID, addresses}
+		}
+	}
+	a.given = given
+	return assigned
+}
+
+// held returns what was given to a Gateway in this term and is not seen yet.
+func (a *allocator) held(p *topology.Parameters) []netip.Addr {
+	if given, ok := a.given[p.Key]; ok && given.uid == p.Gateway.UID {
+		return given.addresses
+	}
+	return nil
+}
+
+// keep lets a Gateway keep what it has, as far as its spec still wants it.
+func (now *allocation) keep(p *topology.Parameters, held []netip.Addr) {
+	for _, addr := range held {
+		if p.Keeps(addr) && (p.Frozen || slices.Contains(p.Requested, addr)) {
+			now.take(addr, p)
+		}
+	}
+	if p.Frozen || !p.AnyWillDo {
+		return
+	}
+	for _, addr := range held {
+		if p.Keeps(addr) && wants(p, now.has[p], addr) {
+			now.take(addr, p)
+		}
+	}
+}
+
+// wants reports whether an address that a Gateway did not name is one that it would get,
+// given those that it has.
+func wants(p *topology.Parameters, has []netip.Addr, addr netip.Addr) bool {
+	family := topology.FamilyOf(addr)
+	switch {
+	case slices.ContainsFunc(has, func(other netip.Addr) bool { return topology.FamilyOf(other) == family }):
+		return false
+	case len(p.Families) == 0:
+		return len(has) == 0
+	default:
+		return slices.Contains(p.Families, family)
+	}
+}
+
+// request gives a Gateway the addresses that it names.
+func (now *allocation) request(p *topology.Parameters) {
+	if p.Frozen {
+		return
+	}
+	for _, addr := range p.Requested {
+		switch _, why := p.Admits(addr); {
+		case slices.Contains(now.has[p], addr), len(now.has[p]) >= maxAddresses:
+		case why != "":
+			now.refuse(p, why)
+		case !now.gives:
+			now.refuse(p, waitingForLeader)
+		case !now.take(addr, p):
+			now.refuse(p, addressInUse(addr))
+		}
+	}
+	if !p.AnyWillDo {
+		return
+	}
+	// What it did not name, and has no more use for besides what it named, goes.
+	var has []netip.Addr
+	named := func(addr netip.Addr) bool { return slices.Contains(p.Requested, addr) }
+	for _, addr := range now.has[p] {
+		if named(addr) {
+			has = append(has, addr)
+		}
+	}
+	for _, addr := range slices.DeleteFunc(slices.Clone(now.has[p]), named) {
+		if wants(p, has, addr) {
+			has = append(has, addr)
+		} else {
+			now.holders[addr] = slices.DeleteFunc(now.holders[addr], func(other *topology.Parameters) bool { return other == p })
+		}
+	}
+	now.has[p] = has
+}
+
+// draw gives a Gateway an address of each family that it wants and has none of.
+func (now *allocation) draw(p *topology.Parameters) {
+	for _, family := range p.Wants(now.has[p]) {
+		switch {
+		case !now.gives:
+			now.refuse(p, waitingForLeader)
+		case !now.join(p, family) && !now.drawOne(p, family):
+			now.refuse(p, p.Lacks(family))
+		}
+	}
+}
+
+// join gives a Gateway the address of one that it shares with.
+func (now *allocation) join(p *topology.Parameters, family corev1.IPFamily) bool {
+	other := now.shared[sharingOf(p)]
+	if other == nil {
+		return false
+	}
+	for _, addr := range now.has[other] {
+		if topology.FamilyOf(addr) != family {
+			continue
+		}
+		if _, why := p.Admits(addr); why == "" && now.take(addr, p) {
+			return true
+		}
+	}
+	return false
+}
+
+func (now *allocation) drawOne(p *topology.Parameters, family corev1.IPFamily) bool {
+	for _, pool := range p.PoolsFor(family) {
+		if !pool.Recorded {
+			continue // its status is being written
+		}
+		from, known := now.next[draw{pool, family}]
+		if !known {
+			from = netip.IPv4Unspecified()
+			if family == corev1.IPv6Protocol {
+				from = netip.IPv6Unspecified()
+			}
+		}
+		for addr := range pool.Set.From(from) {
+			if len(now.holders[addr]) > 0 || now.term.blocks(addr) {
+				continue
+			}
+			now.next[draw{pool, family}] = addr
+			return now.take(addr, p)
+		}
+	}
+	return false
+}
+
+// take reports whether a Gateway has an address from now on.
+func (now *allocation) take(addr netip.Addr, p *topology.Parameters) bool {
+	holders := now.holders[addr]
+	if slices.Contains(holders, p) {
+		return true
+	}
+	if len(now.has[p]) >= maxAddresses || slices.ContainsFunc(holders, func(other *topology.Parameters) bool { return !p.Shares(other) }) {
+		return false
+	}
+	if len(holders) == 0 && now.term.blocks(addr) && !slices.Contains(p.Published, addr) {
+		return false
+	}
+	now.holders[addr] = append(holders, p)
+	now.has[p] = append(now.has[p], addr)
+	if key := sharingOf(p); key.label != "" && now.shared[key] == nil {
+		now.shared[key] = p
+	}
+	return true
+}
+
+func (now *allocation) refuse(p *topology.Parameters, why string) {
+	if now.refused[p] == "" {
+		now.refused[p] = why
+	}
+}
+
+func sharingOf(p *topology.Parameters) sharing {
+	return sharing{p.Key.Namespace, p.Gateway.Labels[v1alpha1.ShareAddressLabel]}
+}
+
+func sameAddresses(a, b []netip.Addr) bool {
+	b = slices.SortedFunc(slices.Values(b), netip.Addr.Compare)
+	return slices.Equal(a, b)
+}
+
+const waitingForLeader = "waiting for the controller that leads to read all Gateways"
+
+func addressInUse(addr netip.Addr) string {
+	return fmt.Sprintf("another Gateway has %s; to share it, label both, which must be in one namespace, with %s of the same value", addr, v1alpha1.ShareAddressLabel)
+}

@@ -1,0 +1,446 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
+	"github.com/portway-dev/portway/topology"
+)
+
+// allocatorBench is a cluster whose class gives Gateways addresses of pools.
+type allocatorBench struct {
+	topology.Snapshot
+	version int
+}
+
+func newAllocatorBench(families ...corev1.IPFamily) *allocatorBench {
+	b := &allocatorBench{Snapshot: topology.Snapshot{
+		GatewayClasses: map[string]*gatewayv1.GatewayClass{"portway": {
+			ObjectMeta: metav1.ObjectMeta{Name: "portway"},
+			Spec: gatewayv1.GatewayClassSpec{ControllerName: topology.ControllerName, ParametersRef: &gatewayv1.ParametersReference{
+				Group: v1alpha1.GroupName, Kind: "GatewayParameters", Name: "pools", Namespace: ptr.To(gatewayv1.Namespace("infra")),
+			}},
+		}},
+		GatewayParameters: map[types.NamespacedName]*v1alpha1.GatewayParameters{{Namespace: "infra", Name: "pools"}: {
+			ObjectMeta: metav1.ObjectMeta{Namespace: "infra", Name: "pools"},
+			Spec:       v1alpha1.GatewayParametersSpec{Mode: v1alpha1.AddressModePool, IPFamilies: families},
+		}},
+		Gateways:     map[types.NamespacedName]*gatewayv1.Gateway{},
+		AddressPools: map[string]*v1alpha1.AddressPool{},
+		Namespaces:   map[string]*corev1.Namespace{"default": {ObjectMeta: metav1.ObjectMeta{Name: "default"}}, "other": {ObjectMeta: metav1.ObjectMeta{Name: "other"}}},
+	}}
+	return b
+}
+
+// pool adds a pool whose status is up to date.
+func (b *allocatorBench) pool(name string, entries ...v1alpha1.AddressRange) *v1alpha1.AddressPool {
+	pool := &v1alpha1.AddressPool{
+		ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(epoch), Finalizers: []string{v1alpha1.AddressPoolFinalizer}},
+		Spec:       v1alpha1.AddressPoolSpec{Addresses: entries},
+	}
+	for _, entry := range entries {
+		pool.Status.Addresses = append(pool.Status.Addresses, string(entry))
+	}
+	b.AddressPools[name] = pool
+	return pool
+}
+
+// gateway adds one; the n-th is n seconds younger than the first.
+func (b *allocatorBench) gateway(namespace, name string, requested ...string) *gatewayv1.Gateway {
+	b.version++
+	g := testGateway(name, 80)
+	g.Namespace, g.UID = namespace, types.UID(fmt.Sprint("uid-", b.version))
+	g.CreationTimestamp = metav1.NewTime(epoch.Add(time.Duration(b.version) * time.Second))
+	g.ResourceVersion = strconv.Itoa(b.version)
+	g.Status = gatewayv1.GatewayStatus{}
+	for _, value := range requested {
+		g.Spec.Addresses = append(g.Spec.Addresses, gatewayv1.GatewaySpecAddress{Type: ptr.To(gatewayv1.IPAddressType), Value: value})
+	}
+	b.Gateways[keyOf(g)] = g
+	return g
+}
+
+func (b *allocatorBench) resolve() *topology.Resolution {
+	return topology.Resolve(b.Snapshot, topology.DefaultConfig())
+}
+
+func publish(g *gatewayv1.Gateway, addresses []netip.Addr) {
+	g.Status.Addresses = nil
+	for _, addr := range addresses {
+		g.Status.Addresses = append(g.Status.Addresses, gatewayv1.GatewayStatusAddress{Type: ptr.To(gatewayv1.IPAddressType), Value: addr.String()})
+	}
+}
+
+// gives is what an allocator that leads gives, a line for each Gateway.
+func gives(a *allocator, b *allocatorBench) map[string]string {
+	t := a.term
+	if t == nil {
+		t = &term{}
+	}
+	return lines(a.assign(b.resolve(), t, true))
+}
+
+func lines(assigned map[types.NamespacedName]topology.Assignment) map[string]string {
+	out := map[string]string{}
+	for key, assignment := range assigned {
+		texts := make([]string, 0, len(assignment.Addresses)+1)
+		for _, addr := range assignment.Addresses {
+			texts = append(texts, addr.String())
+		}
+		if assignment.Message != "" {
+			texts = append(texts, "("+assignment.Message+")")
+		}
+		out[key.String()] = strings.Join(texts, " ")
+	}
+	return out
+}
+
+func expect(t *testing.T, what string, want, got map[string]string) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+// TestAllocateLowestFree: oldest first, the lowest address; what is asked for by value is
+// not given to anybody else, and what somebody has stays.
+func TestAllocateLowestFree(t *testing.T) {
+	b := newAllocatorBench()
+	b.pool("a", "192.0.2.1-192.0.2.3")
+	b.pool("b", "198.51.100.0/31")
+	one, two := b.gateway("default", "one"), b.gateway("default", "two")
+	b.gateway("default", "static", "192.0.2.2")
+	b.gateway("other", "four")
+	a := newAllocator()
+	want := map[string]string{"default/one": "192.0.2.1", "default/two": "192.0.2.3", "default/static": "192.0.2.2", "other/four": "198.51.100.0"}
+	expect(t, "at first", want, gives(a, b))
+	expect(t, "before it is seen", want, gives(a, b))
+	for key, g := range b.Gateways {
+		publish(g, addrs(strings.Fields(want[key.String()])...))
+	}
+	expect(t, "by another controller", want, gives(newAllocator(), b))
+
+	one.Spec.Listeners[0].Port = 81 // an edit of no matter
+	delete(b.Gateways, keyOf(two))
+	b.gateway("default", "five")
+	delete(want, "default/two")
+	want["default/five"] = "192.0.2.3"
+	expect(t, "after one went", want, gives(a, b))
+}
+
+// TestAllocateForTheLivingOnly: a Gateway made anew under the same name is another one.
+func TestAllocateForTheLivingOnly(t *testing.T) {
+	b := newAllocatorBench()
+	b.pool("a", "192.0.2.1-192.0.2.2")
+	b.gateway("default", "g")
+	a := newAllocator()
+	expect(t, "at first", map[string]string{"default/g": "192.0.2.1"}, gives(a, b))
+	b.gateway("default", "before")
+	b.Gateways[types.NamespacedName{Namespace: "default", Name: "before"}].CreationTimestamp = metav1.NewTime(epoch.Add(-time.Hour))
+	b.gateway("default", "g")
+	expect(t, "made anew", map[string]string{"default/before": "192.0.2.1", "default/g": "192.0.2.2"}, gives(a, b))
+}
+
+func TestAllocateFamilies(t *testing.T) {
+	b := newAllocatorBench(corev1.IPv6Protocol, corev1.IPv4Protocol)
+	b.pool("a", "192.0.2.1", "2001:db8::1-2001:db8::2")
+	g := b.gateway("default", "g")
+	b.gateway("default", "late")
+	a := newAllocator()
+	got := gives(a, b)
+	if got["default/g"] != "192.0.2.1 2001:db8::1" || !strings.HasPrefix(got["default/late"], "2001:db8::2 (") {
+		t.Errorf("%v", got)
+	}
+	publish(g, addrs("192.0.2.1", "2001:db8::1"))
+	b.GatewayParameters[types.NamespacedName{Namespace: "infra", Name: "pools"}].Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol}
+	expect(t, "IPv6 only", map[string]string{"default/g": "2001:db8::1", "default/late": "2001:db8::2"}, gives(a, b))
+}
+
+// TestAllocateRequested: an address by value is honoured or it is said why not, and
+// nobody loses one to a request.
+func TestAllocateRequested(t *testing.T) {
+	b := newAllocatorBench()
+	b.pool("a", "192.0.2.1-192.0.2.9")
+	b.gateway("default", "dynamic")
+	b.gateway("default", "wants", "192.0.2.1")
+	b.gateway("default", "any", "192.0.2.5", "")
+	b.gateway("default", "outside", "203.0.113.1")
+	a := newAllocator()
+	got := gives(a, b)
+	if got["default/dynamic"] != "192.0.2.2" || got["default/wants"] != "192.0.2.1" || got["default/any"] != "192.0.2.5" {
+		t.Errorf("%v", got)
+	}
+	if outside := got["default/outside"]; !strings.HasPrefix(outside, "(") {
+		t.Errorf("outside of all pools: %q", outside)
+	}
+	b.gateway("other", "late", "192.0.2.2")
+	if late := gives(a, b)["other/late"]; !strings.HasPrefix(late, "(another Gateway has 192.0.2.2") {
+		t.Errorf("an address that another one has: %q", late)
+	}
+}
+
+// TestAllocateShared: the same label in one namespace shares, and nothing else does.
+func TestAllocateShared(t *testing.T) {
+	b := newAllocatorBench()
+	b.pool("a", "192.0.2.1-192.0.2.9")
+	label := func(g *gatewayv1.Gateway, value string) {
+		g.Labels = map[string]string{v1alpha1.ShareAddressLabel: value}
+	}
+	tcp, udp := b.gateway("default", "dns-tcp"), b.gateway("default", "dns-udp")
+	label(tcp, "dns")
+	label(udp, "dns")
+	label(b.gateway("default", "else"), "web")
+	label(b.gateway("other", "dns"), "dns")
+	label(b.gateway("default", "asks", "192.0.2.1"), "dns")
+	b.gateway("default", "unlabelled", "192.0.2.1")
+	a := newAllocator()
+	got := gives(a, b)
+	if why := got["default/unlabelled"]; !strings.HasPrefix(why, "(another Gateway has 192.0.2.1") {
+		t.Errorf("without the label: %q", why)
+	}
+	delete(got, "default/unlabelled")
+	want := map[string]string{
+		"default/dns-tcp": "192.0.2.1", "default/dns-udp": "192.0.2.1", "default/asks": "192.0.2.1",
+		"default/else": "192.0.2.2", "other/dns": "192.0.2.3",
+	}
+	expect(t, "shared", want, got)
+	for key, g := range b.Gateways {
+		publish(g, addrs(strings.Fields(want[key.String()])...))
+	}
+	delete(udp.Labels, v1alpha1.ShareAddressLabel)
+	if got := gives(a, b); got["default/dns-tcp"] != "192.0.2.1" || got["default/dns-udp"] != "192.0.2.4" {
+		t.Errorf("when the younger one shares no more: %v", got)
+	}
+}
+
+// TestOnlyLeadersAllocate: others know what is published, and give nothing.
+func TestOnlyLeadersAllocate(t *testing.T) {
+	b := newAllocatorBench()
+	b.pool("a", "192.0.2.1-192.0.2.9")
+	publish(b.gateway("default", "old"), addrs("192.0.2.7"))
+	b.gateway("default", "new")
+	b.gateway("default", "static", "192.0.2.1")
+	a := newAllocator()
+	waits := "(" + waitingForLeader + ")"
+	follower := map[string]string{"default/old": "192.0.2.7", "default/new": waits, "default/static": waits}
+	expect(t, "a follower", follower, lines(a.assign(b.resolve(), nil, true)))
+	expect(t, "a leader", map[string]string{"default/old": "192.0.2.7", "default/new": "192.0.2.2", "default/static": "192.0.2.1"}, gives(a, b))
+	expect(t, "a follower again", follower, lines(a.assign(b.resolve(), nil, true)))
+}
+
+// TestNewLeaderKnowsWhatWasGiven: what the API server holds counts, though what is watched
+// does not show it yet.
+func TestNewLeaderKnowsWhatWasGiven(t *testing.T) {
+	b := newAllocatorBench()
+	b.pool("a", "192.0.2.1-192.0.2.9")
+	seen := b.gateway("default", "seen")
+	now := b.gateway("default", "unseen")
+	publish(now, addrs("192.0.2.1"))
+	given := seen.DeepCopy()
+	b.version++
+	given.ResourceVersion = strconv.Itoa(b.version)
+	publish(given, addrs("192.0.2.2"))
+	delete(b.Gateways, keyOf(now))
+	list := func(context.Context, metav1.ListOptions) (*gatewayv1.GatewayList, error) {
+		return &gatewayv1.GatewayList{Items: []gatewayv1.Gateway{*given, *now}}, nil
+	}
+	term, err := beginTerm(t.Context(), list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.version = 1
+	b.gateway("other", "new") // of the same version as the unseen one, older than the given one
+	a := newAllocator()
+	term.catchUp(b.Gateways)
+	expect(t, "while it is behind", map[string]string{"default/seen": "192.0.2.2", "other/new": "192.0.2.1"}, map[string]string{
+		"default/seen": lines(a.assign(b.resolve(), term, true))["default/seen"], "other/new": "192.0.2.1",
+	})
+	if len(term.before) != 1 {
+		t.Errorf("before it has caught up, %d Gateways are remembered, want the one that is newer", len(term.before))
+	}
+	b.version = 9
+	b.gateway("other", "newer")
+	term.catchUp(b.Gateways)
+	if len(term.before) != 0 {
+		t.Errorf("still remembered: %v", term.before)
+	}
+}
+
+// world is an API server and two controllers that watch it, more or less late.
+type world struct {
+	*allocatorBench
+	r       *rand.Rand
+	caches  [2]topology.Snapshot
+	history []map[types.NamespacedName]*gatewayv1.Gateway
+	at      [2]int // of history, what each controller sees
+	leader  int
+	term    *term
+	made    [2]*allocator
+}
+
+func (w *world) commit() { w.history = append(w.history, maps.Clone(w.Gateways)) }
+
+// TestNoAddressTwice: two controllers that see things late and take turns, Gateways that
+// come and go: at no time do two Gateways have the same address, and none is
+// taken away from one that keeps its spec.
+func TestNoAddressTwice(t *testing.T) {
+	for seed := range uint64(30) {
+		w := &world{allocatorBench: newAllocatorBench(), r: rand.New(rand.NewPCG(seed, 7)), made: [2]*allocator{newAllocator(), newAllocator()}}
+		w.pool("a", "192.0.2.0/28")
+		w.pool("b", "198.51.100.0/28")
+		w.commit()
+		w.lead(t)
+		for range 400 {
+			w.step(t)
+			if t.Failed() {
+				t.Fatalf("seed %d", seed)
+			}
+		}
+	}
+}
+
+// lead begins a term of the leader: it reads what there is now.
+func (w *world) lead(t *testing.T) {
+	t.Helper()
+	list := func(context.Context, metav1.ListOptions) (*gatewayv1.GatewayList, error) {
+		out := &gatewayv1.GatewayList{}
+		for _, g := range w.Gateways {
+			out.Items = append(out.Items, *g)
+		}
+		return out, nil
+	}
+	term, err := beginTerm(t.Context(), list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.term = term
+}
+
+func (w *world) step(t *testing.T) {
+	t.Helper()
+	switch n := w.r.IntN(20); {
+	case n < 4:
+		w.gateway("default", fmt.Sprint("g", w.r.IntN(24)))
+		w.commit()
+	case n < 6:
+		for key := range w.Gateways {
+			delete(w.Gateways, key)
+			break
+		}
+		w.commit()
+	case n == 6:
+		w.leader = 1 - w.leader
+		w.lead(t)
+	case n < 10:
+		for i := range w.at {
+			w.at[i] += w.r.IntN(len(w.history) - w.at[i])
+		}
+	default:
+		w.pass(t)
+	}
+}
+
+// pass lets both controllers look, and the leader write some of what it wants.
+func (w *world) pass(t *testing.T) {
+	t.Helper()
+	for i := range w.at {
+		view := w.Snapshot
+		view.Gateways = w.history[w.at[i]]
+		resolution := topology.Resolve(view, topology.DefaultConfig())
+		if i != w.leader {
+			w.made[i].assign(resolution, nil, true)
+			continue
+		}
+		w.term.catchUp(view.Gateways)
+		for key, want := range w.made[i].assign(resolution, w.term, true) {
+			now := w.Gateways[key]
+			if now == nil || now.UID != view.Gateways[key].UID || len(want.Addresses) == 0 || w.r.IntN(3) == 0 {
+				continue
+			}
+			if had := topology.PublishedAddresses(now); len(had) > 0 && !slices.Equal(had, want.Addresses) {
+				t.Errorf("Gateway %s has %v and is to get %v", key, had, want.Addresses)
+			}
+			w.version++
+			written := now.DeepCopy()
+			written.ResourceVersion = strconv.Itoa(w.version)
+			publish(written, want.Addresses)
+			w.Gateways[key] = written
+			w.commit()
+		}
+	}
+	holders := map[netip.Addr]types.NamespacedName{}
+	for key, g := range w.Gateways {
+		for _, addr := range topology.PublishedAddresses(g) {
+			if other, taken := holders[addr]; taken {
+				t.Errorf("Gateways %s and %s both have %s", key, other, addr)
+			}
+			holders[addr] = key
+		}
+	}
+}
+
+// BenchmarkAllocate: a cold start of 5000 Gateways in one /18, and a pass when all of
+// them have their addresses.
+func BenchmarkAllocate(b *testing.B) {
+	bench := newAllocatorBench()
+	bench.pool("a", "10.0.0.0/18")
+	for i := range 5000 {
+		bench.gateway("default", fmt.Sprint("g", i))
+	}
+	b.Run("cold", func(b *testing.B) {
+		for b.Loop() {
+			newAllocator().assign(bench.resolve(), &term{}, true)
+		}
+	})
+	for key, assignment := range newAllocator().assign(bench.resolve(), &term{}, true) {
+		publish(bench.Gateways[key], assignment.Addresses)
+	}
+	b.Run("unchanged", func(b *testing.B) {
+		a := newAllocator()
+		for b.Loop() {
+			a.assign(bench.resolve(), &term{}, true)
+		}
+	})
+}
+
+// TestPlansAreOfOneTerm: what was found in a term is not written in the next: somebody
+// else may have led meanwhile.
+func TestPlansAreOfOneTerm(t *testing.T) {
+	b := newTestbench(t)
+	plan := func() []*change {
+		return []*change{{key: objectKey{kind: "Gateway"}, wants: func(any) bool { return true }}}
+	}
+	first, second := &term{}, &term{before: map[types.NamespacedName]given{}}
+	b.writer.offer(nil, plan())
+	b.writer.close(b.writer.open(first))
+	q := b.writer.open(second)
+	defer b.writer.close(q)
+	if n := q.gateways.Len(); n != 0 || len(b.writer.pending) != 0 {
+		t.Errorf("begins with %d changes of before", n)
+	}
+	b.writer.offer(first, plan())
+	b.writer.offer(nil, plan())
+	if n := q.gateways.Len(); n != 0 {
+		t.Errorf("takes %d changes of before", n)
+	}
+	b.writer.offer(second, plan())
+	if n := q.gateways.Len(); n != 1 {
+		t.Errorf("takes %d changes of its own, want 1", n)
+	}
+}
