@@ -41,6 +41,6 @@ func newCommand() *cobra.Command {
 			return errors.Join(c.Help(), errors.New("name a command, such as: portwayctl check -f examples/tcp-routing.yaml -f examples/tcp-routing-backends.yaml"))
 		},
 	}
-	command.AddCommand(newCheckCommand(), newRenderCommand())
+	command.AddCommand(newCheckCommand(), newRenderCommand(), newAddressesCommand())
 	return command
 }
