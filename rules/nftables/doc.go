@@ -71,8 +71,12 @@
 //
 // # Invariants
 //
-//   - What nft lists is what Render says (TestGolden), with types, in both formats
-//     (TestListsInBothFormats).
+//   - What nft lists is what Render says (TestGolden), for any State (TestRender), with
+//     types, in both formats (TestListsInBothFormats).
+//   - Every outcome has exactly the share that the Layout says, and that is within the
+//     bounds of docs/design/0002 of what State.Match demands: from outside, to the node
+//     itself and from it (TestEveryShareIsTheLayouts, TestNobodyGetsNothing), however the
+//     State was reached (TestKernelListsWhatStatesDemand).
 //   - Every element of a State is in the kernel, at any size (TestEveryElementArrives,
 //     TestSmallBuffers, TestSizeIsNotTooSmall).
 //   - The same State again sends nothing (TestTwiceIsNothing), another one only the
@@ -102,7 +106,9 @@
 //     (TestClientsGoWhereTheLayoutSays), but for the refused share, which is drawn
 //     (TestClientsAreRefusedByDraw).
 //   - What an endpoint sends and conntrack finds invalid goes nowhere, and what others
-//     send passes (TestInvalidSegmentsOfEndpointsEndHere).
+//     send passes (TestInvalidSegmentsOfEndpointsEndHere,
+//     TestInvalidPacketsOfEndpointsAreDropped). So do flows that others translate or mark
+//     (TestFlowsOfOthersAreNotMasqueraded).
 //   - The mark is the configured one, in whatever chain (TestFlowsCarryTheConfiguredMark).
 //   - What the kernel no longer holds is told once (TestResultsNameWhatIsRemoved).
 //   - Without the kernel's features or the right to use them, New says in one

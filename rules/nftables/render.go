@@ -87,7 +87,11 @@ func elementText(o op) string {
 	case kindDrawn:
 		return fmt.Sprintf("%s comment %q : goto %s", service, o.comment, o.to)
 	case kindRefused:
-		return fmt.Sprintf("%s . 0x%08x-0x%08x comment %q", service, 0, o.n-1, o.comment)
+		numbers := "0x00000000"
+		if last := o.n - 1; last > 0 {
+			numbers += fmt.Sprintf("-0x%08x", last)
+		}
+		return fmt.Sprintf("%s . %s comment %q", service, numbers, o.comment)
 	default:
 		to := o.slot.Endpoint.Addr
 		return fmt.Sprintf("%s . 0x%08x comment %q : %s . %s", service, o.n, slotComment(o.slot), to.Addr(), portText(to.Port()))

@@ -1,9 +1,17 @@
-// Package rulestest holds what tests of backends have in common: random States, and an
-// interpreter of the rules that package rules/iptables makes.
+// Package rulestest holds what tests of both backends have in common: random States and
+// packets, and an interpreter for the rules of each.
 //
-// The interpreter knows the matches and targets that those rules use and fails on any
-// other. It follows a new flow through the hooks and, where the kernel would draw, follows
-// every outcome with its exact probability; so all of a Decision of rules.State.Match can
-// be compared, and not a sample of it. That the kernel does as the interpreter says is for
-// tests with traffic to show.
+//	State ─┬─ State.Match ───────────────────────────────► Decision ─┐
+//	       ├─ iptables.Render ─► ParseIptables ─► Walk ──► Fate ─────┼─ Check: each share
+//	       ├─ nftables.Render ─► ParseNftables ─► Follow ► Fate ─────┘
+//	       └─ Program ─► nft list ─► the same
+//
+// An interpreter knows what our own rules consist of, in the words of iptables-save and of
+// nft, and fails on anything else. It follows a new flow through the hooks and, where the
+// kernel would draw or hash, follows every outcome with its exact probability, a hash being
+// as good as a draw; so all of a Decision can be compared, and not a sample of it.
+//
+// Invariants, each with the test that fails when it breaks:
+//
+//   - What is not understood is an error (TestParseNftables, TestFollow).
 package rulestest

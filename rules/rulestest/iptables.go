@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/portway-dev/portway/rules"
 )
 
 // Ruleset is the chains of each table of iptables.
@@ -58,48 +56,11 @@ func split(line string) ([]string, error) {
 	return words, nil
 }
 
-// Packet is a packet on its way through the rules.
-type Packet struct {
-	Protocol     rules.Protocol
-	Src, Dst     netip.AddrPort
-	Mark, CTMark uint32
-	Translated   bool   // DNAT
-	Masqueraded  bool   // SNAT to the node
-	State        string // of conntrack: NEW or INVALID
-}
-
-// Verdict is how a packet leaves a hook.
-type Verdict string
-
-// The verdicts.
-const (
-	Accepted Verdict = "ACCEPT"
-	Dropped  Verdict = "DROP"
-	Reset    Verdict = "REJECT --reject-with tcp-reset"
-)
-
-// Leaf is one thing that can happen to a packet, with its probability.
-type Leaf struct {
-	Packet
-	Verdict
-	Probability *big.Rat
-}
-
-// maxSteps bounds the rules looked at for one packet: chains may not lead in circles.
-const maxSteps = 100_000
-
 // walker follows one packet through one table.
 type walker struct {
 	chains map[string][][]string
-	leaves []Leaf
-	index  map[outcome]int // of the leaves
-	steps  int
-}
-
-// outcome is a Leaf without its probability.
-type outcome struct {
-	Packet
-	Verdict
+	leaves
+	steps int
 }
 
 // hashed are, per seed of xt_cluster, the number of a packet, once it is asked for.
@@ -107,15 +68,9 @@ type hashed map[string]int
 
 // Walk returns all that can happen to a packet in a hook's chain of a table.
 func (s Ruleset) Walk(table, chain string, p Packet) ([]Leaf, error) {
-	w := &walker{chains: s[table], index: make(map[outcome]int)}
+	w := &walker{chains: s[table]}
 	err := w.walk([]position{{chain, 0}}, p, hashed{}, big.NewRat(1, 1))
-	return w.leaves, err
-}
-
-// position is a rule of a chain. Behind the last one a packet goes back to who jumped.
-type position struct {
-	chain string
-	rule  int
+	return w.list, err
 }
 
 func (w *walker) walk(stack []position, p Packet, known hashed, probability *big.Rat) error {
@@ -162,17 +117,6 @@ func (w *walker) branch(stack []position, p Packet, known hashed, r result, prob
 		}
 	}
 	return nil
-}
-
-func (w *walker) leave(p Packet, v Verdict, probability *big.Rat) {
-	o := outcome{p, v}
-	i, there := w.index[o]
-	if !there {
-		i = len(w.leaves)
-		w.index[o] = i
-		w.leaves = append(w.leaves, Leaf{p, v, new(big.Rat)})
-	}
-	w.leaves[i].Probability.Add(w.leaves[i].Probability, probability)
 }
 
 // take does what a rule's target says with the packets that match, and goes on.
