@@ -112,10 +112,31 @@ func (p *Programmer) miss(now *kernel) {
 	}
 }
 
+// maxReads bounds how often a table is read that is listed torn, see query.elements: the
+// kernel resizes a set a few times behind a commit, in milliseconds.
+const maxReads = 100
+
+// untorn reads until that is not torn.
+func untorn(read func() (torn bool, err error)) error {
+	for range maxReads {
+		if torn, err := read(); err != nil || !torn {
+			return err
+		}
+	}
+	return fmt.Errorf("%d listings in a row were torn, as the kernel resizes a set", maxReads)
+}
+
 func (p *Programmer) readBack(k *kernel) error {
+	return untorn(func() (bool, error) {
+		*k = *newKernel()
+		return p.readOnce(k)
+	})
+}
+
+func (p *Programmer) readOnce(k *kernel) (torn bool, err error) {
 	chains, err := p.query.chains()
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, name := range chains {
 		if !slices.ContainsFunc(p.layout.chains, func(c chain) bool { return c.Name == name }) {
@@ -124,7 +145,7 @@ func (p *Programmer) readBack(k *kernel) error {
 	}
 	sets, err := p.query.sets()
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, name := range sets {
 		if !slices.Contains(setNames[:], name) {
@@ -135,21 +156,25 @@ func (p *Programmer) readBack(k *kernel) error {
 	for id := range setCount {
 		for element, err := range p.query.elements(id.String()) {
 			if err != nil {
-				return err
+				return false, err
 			}
 			if !r.read(id, element) {
 				foreign := rawElement{key: bytes.Clone(element.key), keyEnd: bytes.Clone(element.keyEnd)}
 				k.foreign = append(k.foreign, op{set: id, del: true, raw: &foreign})
 			}
 		}
+		if r.torn {
+			return true, nil
+		}
 	}
-	return nil
+	return false, nil
 }
 
 // reader builds the programs from elements.
 type reader struct {
 	*kernel
 	slots map[string]rules.Slot // by value and comment
+	torn  bool                  // an element was there twice
 }
 
 // read takes one element into the model; false if it is none of ours.
@@ -160,13 +185,13 @@ func (r *reader) read(id setID, e rawElement) bool {
 		if !addr.IsValid() || len(key) != 0 {
 			return false
 		}
-		r.members.note(op{set: id, key: &rules.FrontendKey{Addr: addr}})
+		r.member(id, &rules.FrontendKey{Addr: addr})
 		return true
 	case kindHairpin:
 		if !addr.IsValid() || !bytes.Equal(e.key, append(slices.Clone(key), key...)) {
 			return false
 		}
-		r.members.note(op{set: id, key: &rules.FrontendKey{Addr: addr}})
+		r.member(id, &rules.FrontendKey{Addr: addr})
 		return true
 	default: // has a service
 	}
@@ -177,14 +202,16 @@ func (r *reader) read(id setID, e rawElement) bool {
 	key = key[8:]
 	switch id.kind() {
 	case kindEndpoints:
-		r.members.note(op{set: id, key: &service})
+		r.member(id, &service)
 		return true
 	case kindListeners:
 		p := r.program(service)
+		r.torn = r.torn || p.serves()
 		p.listener, p.comment = foundChain(e.chain), e.comment
 		return true
 	case kindDrawn:
 		p := r.program(service)
+		r.torn = r.torn || p.drawn != chainNone
 		p.drawn = foundChain(e.chain)
 		p.checkComment(e)
 		return true
@@ -193,6 +220,11 @@ func (r *reader) read(id setID, e rawElement) bool {
 	default:
 		return r.readSlot(service, key, e)
 	}
+}
+
+func (r *reader) member(id setID, key *rules.FrontendKey) {
+	r.torn = r.torn || r.members.refs[memberOf(id, *key)].held
+	r.members.note(op{set: id, key: key})
 }
 
 func (r *reader) program(key rules.FrontendKey) *program {
@@ -245,6 +277,7 @@ func (r *reader) readSlot(service rules.FrontendKey, number []byte, e rawElement
 	if n >= len(p.slots) {
 		p.slots = append(p.slots, make([]rules.Slot, n+1-len(p.slots))...)
 	}
+	r.torn = r.torn || !p.slots[n].Refused()
 	p.slots[n] = r.slot(netip.AddrPortFrom(addr, binary.BigEndian.Uint16(port)), e)
 	return true
 }

@@ -18,12 +18,12 @@ func TestRestartTouchesNothing(t *testing.T) {
 	ns, c := inNamespace(t)
 	s := newWorld(6).state().Apply(topologies["affinity"], map[string]string{"db/gw": "d"})
 	mustProgram(t, newProgrammer(t, c), s)
-	before := nft(t, ns, "--handle", "list", "ruleset") // whatever is made anew has another handle
+	before := canonical(list(t, ns, "--handle", "list", "ruleset")) // whatever is made anew has another handle
 	p := newProgrammer(t, c)
 	if n := mustProgram(t, p, s); n != 0 {
 		t.Errorf("%d operations", n)
 	}
-	if diff := cmp.Diff(before, nft(t, ns, "--handle", "list", "ruleset")); diff != "" {
+	if diff := cmp.Diff(before, canonical(list(t, ns, "--handle", "list", "ruleset"))); diff != "" {
 		t.Errorf("(-before +after):\n%s", diff)
 	}
 	if s := p.Stats(); s.ReadBacks != 1 || s.Failures != 0 {
@@ -57,7 +57,7 @@ func TestAdoptSweepsLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	// All rules, too, are as in a table made anew, and, as nft sees them, all elements.
-	if diff := cmp.Diff(withoutSlots(rendered), withoutSlots(nft(t, ns, "list", "table", "inet", "portway"))); diff != "" {
+	if diff := cmp.Diff(withoutSlots(rendered), withoutSlots(list(t, ns, "list", "table", "inet", "portway"))); diff != "" {
 		t.Errorf("(-want +kernel):\n%s", diff)
 	}
 }
@@ -86,14 +86,14 @@ func TestAdoptRepairsComments(t *testing.T) {
 			ns, c := inNamespace(t)
 			s := stateOf(topologies["udp-refused-share"])
 			mustProgram(t, newProgrammer(t, c), s)
-			want := canonical(nft(t, ns, "list", "table", "inet", "portway"))
+			want := canonical(list(t, ns, "list", "table", "inet", "portway"))
 			nft(t, ns, fmt.Sprintf("delete element inet portway %[1]s { %[2]s }; add element inet portway %[1]s { %[2]s comment \"another\"%[3]s }",
 				test.set, test.key, test.value))
-			if canonical(nft(t, ns, "list", "table", "inet", "portway")) == want {
+			if canonical(list(t, ns, "list", "table", "inet", "portway")) == want {
 				t.Fatal("the comment is the same")
 			}
 			mustProgram(t, newProgrammer(t, c), s)
-			if diff := cmp.Diff(want, canonical(nft(t, ns, "list", "table", "inet", "portway"))); diff != "" {
+			if diff := cmp.Diff(want, canonical(list(t, ns, "list", "table", "inet", "portway"))); diff != "" {
 				t.Errorf("(-want +kernel):\n%s", diff)
 			}
 		})

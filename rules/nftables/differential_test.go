@@ -230,7 +230,7 @@ func TestRender(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(canonical(text), canonical(nft(t, ns, "list", "table", "inet", c.Table))); diff != "" {
+		if diff := cmp.Diff(canonical(text), canonical(list(t, ns, "list", "table", "inet", c.Table))); diff != "" {
 			t.Errorf("seed %d: Render and the kernel differ (-rendered +kernel):\n%s", seed, diff)
 		}
 	}
@@ -248,7 +248,7 @@ func TestKernelListsWhatStatesDemand(t *testing.T) {
 			s, p = rulestest.State(r), newProgrammer(t, c)
 		}
 		mustProgram(t, p, s)
-		in := newInterpreter(t, c, nft(t, ns, "list", "table", "inet", c.Table))
+		in := newInterpreter(t, c, list(t, ns, "list", "table", "inet", c.Table))
 		for _, packet := range rulestest.Packets(r) {
 			in.checkFlow(s, packet, false)
 		}

@@ -95,6 +95,8 @@
 //     other (TestRefusedFrontendBlocksNoOther).
 //   - A partial State sweeps nothing it does not know (TestPartialStateKeepsTheUnknown), and
 //     after a restart refuses nothing that works (TestPartialStateKeepsWhatWorks).
+//   - A listing that the kernel tore by resizing a set is noticed and made again
+//     (TestTornListingIsNoticed, TestTornListingIsReadAgain).
 //   - What cannot be programmed after the table was read back works as before
 //     (TestUnprogrammableFrontendKeepsItsMembers).
 //   - A table that others deleted comes back (TestTableDeletedByAStranger), and so do

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/portway-dev/portway/internal/netns"
 	"github.com/portway-dev/portway/rules"
 )
 
@@ -104,7 +105,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			listed := nft(t, ns, "list", "table", "inet", c.Table)
+			listed := list(t, ns, "list", "table", "inet", c.Table)
 			if name != "ladder" {
 				listed = cutLadder(listed)
 			}
@@ -164,12 +165,37 @@ func cutLadder(listing string) string {
 
 // canonical puts the elements of each set in order, one on a line.
 func canonical(listing string) string {
-	elements := regexp.MustCompile(`(?s)elements = \{ (.*?) \}\n`)
-	return elements.ReplaceAllStringFunc(listing, func(block string) string {
-		list := regexp.MustCompile(`,\s+`).Split(elements.FindStringSubmatch(block)[1], -1)
-		slices.Sort(list)
-		return "elements = {\n" + strings.Join(list, "\n") + "\n}\n"
+	return elementList.ReplaceAllStringFunc(listing, func(block string) string {
+		return "elements = {\n" + strings.Join(elementsOf(block), "\n") + "\n}\n"
 	})
+}
+
+// elementList is where a listing has the elements of a set.
+var elementList = regexp.MustCompile(`(?s)elements = \{ (.*?) \}\n`)
+
+// elementsOf returns the elements of one set in order.
+func elementsOf(block string) []string {
+	list := regexp.MustCompile(`,\s+`).Split(elementList.FindStringSubmatch(block)[1], -1)
+	slices.Sort(list)
+	return list
+}
+
+// list returns what nft lists, not torn, see query.elements.
+func list(t *testing.T, ns *netns.Namespace, args ...string) string {
+	t.Helper()
+	var text string
+	err := untorn(func() (torn bool, _ error) {
+		text = nft(t, ns, args...)
+		for _, block := range elementList.FindAllString(text, -1) {
+			list := elementsOf(block)
+			torn = torn || len(slices.Compact(list)) < len(list)
+		}
+		return torn, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 // nft of some versions aborts on rulesets that the kernel takes; users debug with

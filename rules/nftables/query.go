@@ -193,9 +193,11 @@ type rawElement struct {
 
 // elements yields the elements of a set; they are valid until the next one. A
 // commit elsewhere in the namespace makes the kernel flag the dump as interrupted;
-// as nobody else writes to our table that is of no account. Were an element missed
-// all the same, adding it again would fail with EEXIST and have everything read
-// anew.
+// as nobody else writes to our table that is of no account.
+//
+// While the kernel resizes a set, which it goes on with after a commit, a dump of several
+// datagrams may be torn: each walks the set from its beginning and skips as many elements
+// as were listed, but of another order. It then misses as many as it lists twice.
 func (q *query) elements(set string) iter.Seq2[rawElement, error] {
 	return func(yield func(rawElement, error) bool) {
 		wanted := true
