@@ -190,3 +190,25 @@ func TestRender(t *testing.T) {
 		}
 	})
 }
+
+// What the interpreter says is what the kernel does with new flows.
+func TestKernelDoesAsTheInterpreterSays(t *testing.T) {
+	eachVariant(t, func(n *node) {
+		r := rand.New(rand.NewPCG(5, 5))
+		site, s := rulestest.SiteForTest(n.T), rulestest.VariedState(r)
+		c := n.c
+		c.NetNS = site.Node.Handle()
+		mustProgram(n.T, newProgrammer(n.T, c), s)
+		in := newInterpreter(n.T, s)
+		err := site.Compare(s, r, func(from rulestest.Origin, p rules.Packet) *rulestest.Fate {
+			way := hooks[0]
+			if from == rulestest.Inside {
+				way = hooks[2]
+			}
+			return in.flow(p, way)
+		})
+		if err != nil {
+			n.Error(err)
+		}
+	})
+}

@@ -28,7 +28,9 @@
 // before it left over, as a multiple of 2⁻³¹ (xt_statistic), so that a share is within
 // 2⁻³² for each rule before it of exact, and a weight above 0 never gets nothing.
 // A listener with client affinity has the slots of its rules.Layout instead, and leads to
-// them by three digits of a hash of the client's address, through 1 + 16 + 256 chains.
+// them by three digits of a hash of the client's address, through 1 + 16 + 256 chains. Of an
+// IPv6 address xt_cluster hashes the first 32 bits only (it divides NF_CT_TUPLE_L3SIZE, which
+// counts words, by their size; Linux 6.18): all clients of one /32 go to one endpoint.
 //
 // nat cannot refuse (REJECT and DROP are not for that table); therefore the packet is
 // marked there and refused in filter. The same bit of the packet mark says that a flow is
@@ -80,7 +82,8 @@
 //   - However a State was reached, the kernel holds what a cold load would make
 //     (TestRandomStatesEndAsAColdLoad).
 //   - Every outcome has the share that State.Match demands (TestEveryShareIsExact), and
-//     the kernel draws it (TestKernelDrawsTheShares).
+//     the kernel draws it (TestKernelDrawsTheShares), with each selection, protocol and
+//     family (TestKernelDoesAsTheInterpreterSays).
 //   - What is refused gets a reset or no answer, without ICMP (TestAllIsRefused).
 //   - An endpoint sees the client, unless it is elsewhere or the client itself
 //     (TestMasquerade).

@@ -9,6 +9,7 @@ import (
 var semantics = []string{
 	"iptables draws for every packet before a UDP flow is known: of two first datagrams of one flow that race, one may be dropped; cure: nftables",
 	"iptables has a hash of its own: with session affinity, a client goes to another endpoint by this node than by nodes with nftables; cure: the same backend on all nodes",
+	"iptables hashes no more than the first 32 bits of an IPv6 address: with session affinity, all clients of one /32 go to the same endpoint; cure: nftables",
 }
 
 const noHash = "the kernel or iptables has no hash (xt_cluster): with session affinity, clients do not stay with their endpoint; cure: CONFIG_NETFILTER_XT_MATCH_CLUSTER, or nftables"

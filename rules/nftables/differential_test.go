@@ -257,3 +257,23 @@ func TestKernelListsWhatStatesDemand(t *testing.T) {
 		}
 	}
 }
+
+// What the interpreter says is what the kernel does with new flows.
+func TestKernelDoesAsTheInterpreterSays(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 5))
+	site, s := rulestest.SiteForTest(t), rulestest.VariedState(r)
+	c := DefaultConfig()
+	c.NetNS = site.Node.Handle()
+	mustProgram(t, newProgrammer(t, c), s)
+	in := newInterpreter(t, c, list(t, site.Node, "list", "table", "inet", c.Table))
+	err := site.Compare(s, r, func(from rulestest.Origin, p rules.Packet) *rulestest.Fate {
+		way := hooks[0]
+		if from == rulestest.Inside {
+			way = hooks[2]
+		}
+		return in.flow(p, s.Match(p).Frontend, way)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

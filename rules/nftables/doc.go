@@ -88,7 +88,8 @@
 //     (TestRestartRefusesNothingAndKeepsCounters) and touches nothing that is right
 //     (TestRestartTouchesNothing).
 //   - The kernel draws the shares that the Layout says (TestKernelDrawsTheShares,
-//     TestKernelDrawsTheRefusedDatagrams).
+//     TestKernelDrawsTheRefusedDatagrams), with each selection, protocol and family
+//     (TestKernelDoesAsTheInterpreterSays).
 //   - A failure at any batch is mended by the next Program (TestFaultAtAnyBatch),
 //     lost acknowledgements are a failure and no refusal (TestLostAnswersAreNoticed,
 //     TestSocketErrorIsNoRefusal), and a Frontend that cannot be programmed keeps no

@@ -2,6 +2,7 @@ package rulestest
 
 import (
 	"fmt"
+	"math/big"
 	"net/netip"
 	"slices"
 	"strings"
@@ -123,6 +124,46 @@ func TestParseNftables(t *testing.T) {
 		changed := strings.Replace(text, old, other, 1)
 		if _, err := ParseNftables(changed); err == nil || changed == text {
 			t.Errorf("%q instead of %q is understood", other, old)
+		}
+	}
+}
+
+// Values of the usual tables of the distribution.
+func TestChiSquareTail(t *testing.T) {
+	for _, test := range []struct {
+		freedom int
+		x       float64
+		want    string
+	}{{1, 3.841, "0.0500"}, {2, 5.991, "0.0500"}, {3, 11.345, "0.0100"}, {10, 18.307, "0.0500"}, {11, 31.264, "0.0010"}, {0, 0, "1.0000"}} {
+		if got := fmt.Sprintf("%.4f", chiSquareTail(test.freedom, test.x)); got != test.want {
+			t.Errorf("%g, %d degrees of freedom: %s, want %s", test.x, test.freedom, got, test.want)
+		}
+	}
+}
+
+func TestPlausible(t *testing.T) {
+	outcome := func(port uint16) rules.Outcome {
+		return rules.Outcome{Endpoint: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), port)}
+	}
+	shares := map[rules.Outcome]*big.Rat{outcome(1): big.NewRat(1, 2), outcome(2): big.NewRat(499, 1000), outcome(3): big.NewRat(1, 1000)}
+	for _, test := range []struct {
+		counts [4]int
+		want   bool
+	}{
+		{[4]int{500, 499, 1, 0}, true},
+		{[4]int{530, 470, 0, 0}, true},
+		{[4]int{500, 490, 10, 0}, true}, // too few to tell
+		{[4]int{650, 350, 0, 0}, false},
+		{[4]int{500, 499, 0, 1}, false}, // cannot be
+	} {
+		counts := make(map[rules.Outcome]int)
+		for i, n := range test.counts {
+			if n > 0 {
+				counts[outcome(uint16(i+1))] = n
+			}
+		}
+		if err := Plausible(counts, shares); (err == nil) != test.want {
+			t.Errorf("%v: %v", test.counts, err)
 		}
 	}
 }
