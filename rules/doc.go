@@ -15,6 +15,9 @@
 //   - A State and everything it points to is immutable; States built from one
 //     another share what did not change (TestStateApplySharesUntouchedShards).
 //   - Changes visits exactly the Frontends that differ (TestChangesVisitsOnlyDifferences).
+//   - Exclusive addresses stay through changes of Frontends, and equal ones are one object
+//     (TestStateKeepsExclusive). What no Frontend takes of theirs is Unowned, and nothing
+//     else is (TestMatchOfExclusive).
 //   - A backendRef of weight > 0 never gets nothing, every share and the refused
 //     share stay within MaxShareError of the exact value
 //     (TestLayoutKeepsEveryShareWithinTheBound).

@@ -19,8 +19,12 @@ type Packet struct {
 // backend draws.
 type Decision struct {
 	// Frontend that serves the packet; nil when it is none of ours and must pass
-	// as if we were not there.
+	// as if we were not there, or is Unowned.
 	Frontend *Frontend
+	// Unowned: no Frontend takes the packet, and its address is exclusive. All of it is
+	// refused on the node: TCP by RST, UDP by ICMP port unreachable. Packets of other
+	// protocols are dropped, but for ICMP echo requests: the node answers those.
+	Unowned bool
 	// Outcomes with a probability above zero, refusal first, then by endpoint.
 	// Their shares add up to exactly 1.
 	Outcomes []Outcome
@@ -29,7 +33,7 @@ type Decision struct {
 // Outcome is one thing that can happen to a new flow.
 type Outcome struct {
 	// Endpoint the flow is translated to; the zero value means refused: a TCP RST,
-	// a silent drop for UDP.
+	// a silent drop for UDP but where the Decision is Unowned.
 	Endpoint netip.AddrPort
 	// Share of new flows: exact. With ClientHash it is the share of the clients, but for
 	// the refusal, which each new flow draws anew.
@@ -48,8 +52,12 @@ func (o Outcome) Refused() bool { return !o.Endpoint.IsValid() }
 // UDPRouteRule.backendRefs (shares by weight, the share of an invalid or empty
 // backend is rejected); all weights zero, or no backend, refuses everything.
 func (s *State) Match(p Packet) Decision {
-	f := s.Frontend(FrontendKey{Addr: p.Dst.Addr().Unmap(), Protocol: p.Protocol, Port: p.Dst.Port()})
-	if f == nil {
+	to := p.Dst.Addr().Unmap()
+	f := s.Frontend(FrontendKey{Addr: to, Protocol: p.Protocol, Port: p.Dst.Port()})
+	switch {
+	case f == nil && s.IsExclusive(to):
+		return Decision{Unowned: true, Outcomes: []Outcome{{Share: big.NewRat(1, 1)}}}
+	case f == nil:
 		return Decision{}
 	}
 	total := int64(0)

@@ -137,10 +137,11 @@ const shardCount = 256
 // the cost of one change does not depend on the size of the State.
 // The zero value forwards nothing. Safe for concurrent use.
 type State struct {
-	shards  [shardCount]map[FrontendKey]*Frontend
-	length  int
-	digests map[string]string
-	partial bool
+	shards    [shardCount]map[FrontendKey]*Frontend
+	length    int
+	digests   map[string]string
+	exclusive []netip.Addr // in order, each once
+	partial   bool
 }
 
 // NewState makes a State from scratch. digests holds, per Gateway

@@ -9,13 +9,16 @@ import (
 
 // Validate reports everything in the State that no backend could program. The
 // decision never produces such a State; the check guards the kernel against a
-// mistake there. The errors are joined, each names its Frontend.
+// mistake there. The errors are joined, each names its Frontend or address.
 func (s *State) Validate() error {
 	var errs []error
 	for _, key := range s.Keys() {
 		if err := Validate(key, s.Frontend(key)); err != nil {
 			errs = append(errs, err)
 		}
+	}
+	for _, addr := range s.exclusive {
+		errs = append(errs, ValidateExclusive(addr))
 	}
 	return errors.Join(errs...)
 }
