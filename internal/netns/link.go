@@ -161,6 +161,30 @@ func (n *Namespace) AddRoute(to netip.Prefix, via netip.Addr, link string) error
 	return nil
 }
 
+// LinkAddress is the hardware address of a link.
+func (n *Namespace) LinkAddress(link string) (net.HardwareAddr, error) {
+	l, err := n.links.LinkByName(link)
+	if err != nil {
+		return nil, fmt.Errorf("hardware address of %s/%s: %w", n.name, link, err)
+	}
+	return l.Attrs().HardwareAddr, nil
+}
+
+// AddNeighbour has a namespace take an address for that of a machine on a link, for good
+// and without asking for it.
+func (n *Namespace) AddNeighbour(addr netip.Addr, at net.HardwareAddr, link string) error {
+	l, err := n.links.LinkByName(link)
+	if err == nil {
+		err = n.links.NeighAdd(&netlink.Neigh{
+			LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, IP: addr.AsSlice(), HardwareAddr: at,
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("add neighbour %s at %s/%s: %w", addr, n.name, link, err)
+	}
+	return nil
+}
+
 // AddUnreachable has the namespace reject what it should forward to a prefix.
 func (n *Namespace) AddUnreachable(to netip.Prefix) error {
 	if err := n.links.RouteAdd(&netlink.Route{Dst: ipNet(to), Type: unix.RTN_UNREACHABLE}); err != nil {

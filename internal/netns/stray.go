@@ -15,6 +15,14 @@ import (
 // sequence numbers are late cannot be known from outside; these are flags that no
 // connection sends together.
 func (n *Namespace) SendStray(from, to netip.AddrPort) error {
+	const finSyn = 0x03
+	return n.SendSegment(from, to, finSyn)
+}
+
+// SendSegment sends a TCP segment without data, with flags as in byte 13 of its header
+// (RFC 9293, 3.1), that no socket knows of. It is no error if the namespace's own rules
+// drop it.
+func (n *Namespace) SendSegment(from, to netip.AddrPort, flags byte) error {
 	network := "ip4:tcp"
 	if from.Addr().Is6() {
 		network = "ip6:tcp"
@@ -25,20 +33,21 @@ func (n *Namespace) SendStray(from, to netip.AddrPort) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("send stray segment from %s: %w", n.name, err)
+		return fmt.Errorf("send a segment from %s: %w", n.name, err)
 	}
-	_, err = conn.Write(segment(from, to))
+	if _, err = conn.Write(segment(from, to, flags)); errors.Is(err, unix.EPERM) {
+		err = nil
+	}
 	return errors.Join(err, conn.Close())
 }
 
-// segment opens and closes a connection at once (RFC 9293, 3.1).
-func segment(from, to netip.AddrPort) []byte {
-	const length, finSyn = 20, 0x03
+func segment(from, to netip.AddrPort, flags byte) []byte {
+	const length = 20
 	s := make([]byte, length)
 	binary.BigEndian.PutUint16(s, from.Port())
 	binary.BigEndian.PutUint16(s[2:], to.Port())
 	binary.BigEndian.PutUint32(s[4:], 0x12345678)
-	s[12], s[13] = length/4<<4, finSyn
+	s[12], s[13] = length/4<<4, flags
 	binary.BigEndian.PutUint16(s[14:], 1024)
 	sum := uint32(unix.IPPROTO_TCP + length)
 	for _, part := range [][]byte{from.Addr().AsSlice(), to.Addr().AsSlice(), s} {

@@ -14,8 +14,9 @@ import (
 
 // kernel is what the kernel is proven to hold.
 type kernel struct {
-	programs map[rules.FrontendKey]*program
-	members  *members
+	programs  map[rules.FrontendKey]*program
+	exclusive map[netip.Addr]struct{}
+	members   *members
 	// What a former version or a stranger left in our table.
 	foreign []op
 	chains  []string
@@ -23,7 +24,9 @@ type kernel struct {
 }
 
 func newKernel() *kernel {
-	return &kernel{programs: make(map[rules.FrontendKey]*program), members: newMembers()}
+	return &kernel{
+		programs: make(map[rules.FrontendKey]*program), exclusive: make(map[netip.Addr]struct{}), members: newMembers(),
+	}
 }
 
 // clean reports whether there is nothing to remove.
@@ -181,6 +184,12 @@ type reader struct {
 func (r *reader) read(id setID, e rawElement) bool {
 	addr, key := cutAddr(e.key, id.ipv6())
 	switch id.kind() {
+	case kindExclusive:
+		if !addr.IsValid() || len(key) != 0 {
+			return false
+		}
+		r.exclusive[addr] = struct{}{}
+		return true
 	case kindLocal:
 		if !addr.IsValid() || len(key) != 0 {
 			return false

@@ -17,7 +17,7 @@ type op struct {
 	del     bool
 	to      chainID            // listeners, drawn: the chain it leads to
 	n       uint32             // slots: the slot; refused: how many numbers are dropped
-	key     *rules.FrontendKey // endpoints: the endpoint; local, hairpin: its address only
+	key     *rules.FrontendKey // endpoints: the endpoint; exclusive, local, hairpin: the address only
 	slot    rules.Slot         // slots: the endpoint
 	comment string             // listeners, drawn, refused
 	raw     *rawElement        // a foreign element to delete instead
@@ -70,7 +70,7 @@ func (o op) element(buf []byte) (nftables.SetElement, []byte) {
 	}
 	buf = appendAddr(buf, o.key.Addr)
 	switch o.set.kind() {
-	case kindLocal:
+	case kindLocal, kindExclusive:
 	case kindHairpin:
 		buf = appendAddr(buf, o.key.Addr)
 	case kindEndpoints:
@@ -153,7 +153,7 @@ func (o op) size() int {
 	size := attrHeader
 	text := o.comment
 	switch o.set.kind() {
-	case kindLocal:
+	case kindLocal, kindExclusive:
 		size += nested + addr
 	case kindHairpin:
 		size += nested + 2*addr

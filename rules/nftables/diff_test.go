@@ -204,7 +204,7 @@ func TestSizeIsNotTooSmall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newLayout(DefaultConfig(), true)
+	l := newLayout(DefaultConfig(), everything)
 	for _, addr := range []string{"192.0.2.1", "2001:db8::1"} {
 		k := rules.FrontendKey{Addr: netip.MustParseAddr(addr), Protocol: rules.TCP, Port: 80}
 		name := strings.Repeat("p", 60)
@@ -218,7 +218,7 @@ func TestSizeIsNotTooSmall(t *testing.T) {
 			}
 			for _, del := range []bool{false, true} {
 				o := op{set: set, del: del, key: &k, n: 7, to: slotChain(rules.Random, 16384), slot: slot, comment: name + name}
-				if set.kind() >= kindEndpoints {
+				if set.kind() >= kindExclusive {
 					o.comment = "" // they have none
 				}
 				e := encoder{sets: &l.sets}

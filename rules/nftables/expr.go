@@ -144,8 +144,12 @@ func setMark(bit uint32) []expr.Any {
 	}
 }
 
-// stateInvalid is the bit of NF_CT_STATE_INVALID_BIT as "ct state" has it.
-const stateInvalid = 1
+// The bits of "ct state" (NF_CT_STATE_BIT and those beside it).
+const (
+	stateInvalid   = 1
+	stateNew       = 1 << 3
+	stateUntracked = 1 << 6
+)
 
 // with continues only when the bit is set in a conntrack field.
 func with(key expr.CtKey, bit uint32) []expr.Any { return ctBit(key, bit, expr.CmpOpNeq) }
@@ -204,7 +208,7 @@ func newSet(table *nftables.Table, id setID) *nftables.Set {
 		s.Interval = true
 	case kindEndpoints:
 		s.KeyType, s.Concatenation = pick(service4, service6), true
-	case kindLocal:
+	case kindLocal, kindExclusive:
 		s.KeyType = pick(nftables.TypeIPAddr, nftables.TypeIP6Addr)
 	case kindHairpin:
 		s.KeyType, s.Concatenation = pick(pair4, pair6), true

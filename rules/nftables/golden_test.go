@@ -3,6 +3,7 @@ package nftables
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -84,7 +85,18 @@ var topologies = map[string]map[rules.FrontendKey]*rules.Frontend{
 		}},
 		key("192.0.2.1 tcp 2"): {Owner: owner(strings.Repeat("n", 63)+"/"+strings.Repeat("g", 63), "second", "team/route")},
 	},
+	"exclusive": { // 192.0.2.11 has no listener
+		key("192.0.2.10 tcp 443"): {Owner: owner("prod/edge", "tls", "prod/web"), Backends: []rules.Backend{
+			backend("prod/web", 1, endpoint("10.244.1.10:8443", "web-0")),
+		}},
+		key("2001:db8::10 tcp 443"): {Owner: owner("prod/edge", "tls", "")},
+	},
 	"ladder": {},
+}
+
+// exclusive are the addresses of a topology that only we serve.
+var exclusive = map[string][]netip.Addr{
+	"exclusive": {netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("2001:db8::10")},
 }
 
 // The golden files are what nft prints, but for the order of elements, which is
@@ -96,11 +108,12 @@ func TestGolden(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ns, c := inNamespace(t)
-			mustProgram(t, newProgrammer(t, c), stateOf(frontends))
+			s := stateOf(frontends).WithExclusive(exclusive[name])
+			mustProgram(t, newProgrammer(t, c), s)
 
-			rendered, err := RenderBrief(stateOf(frontends), c)
+			rendered, err := RenderBrief(s, c)
 			if name == "ladder" {
-				rendered, err = Render(stateOf(frontends), c)
+				rendered, err = Render(s, c)
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -208,7 +221,7 @@ func TestListsInBothFormats(t *testing.T) {
 			all[k] = f
 		}
 	}
-	mustProgram(t, newProgrammer(t, c), stateOf(all))
+	mustProgram(t, newProgrammer(t, c), stateOf(all).WithExclusive(exclusive["exclusive"]))
 	text := nft(t, ns, "list", "ruleset")
 	for _, want := range []string{
 		"type ipv4_addr . inet_proto . inet_service : verdict",
@@ -248,6 +261,7 @@ func TestListsInBothFormats(t *testing.T) {
 		"slots4": `["ipv4_addr","inet_proto","inet_service","mark"]`, "slots6": `["ipv6_addr","inet_proto","inet_service","mark"]`,
 		"drawn4": `["ipv4_addr","inet_proto","inet_service"]`, "drawn6": `["ipv6_addr","inet_proto","inet_service"]`,
 		"refused4": `["ipv4_addr","inet_proto","inet_service","mark"]`, "refused6": `["ipv6_addr","inet_proto","inet_service","mark"]`,
+		"exclusive4": `"ipv4_addr"`, "exclusive6": `"ipv6_addr"`,
 		"endpoints4": `["ipv4_addr","inet_proto","inet_service"]`, "endpoints6": `["ipv6_addr","inet_proto","inet_service"]`,
 		"local4": `"ipv4_addr"`, "local6": `"ipv6_addr"`,
 		"hairpin4": `["ipv4_addr","ipv4_addr"]`, "hairpin6": `["ipv6_addr","ipv6_addr"]`,

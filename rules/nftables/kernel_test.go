@@ -2,12 +2,14 @@ package nftables
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/portway-dev/portway/rules"
 )
@@ -21,7 +23,7 @@ func readKernel(tb testing.TB, c Config) *kernel {
 	}
 	defer func() { _ = q.Close() }()
 	k := newKernel()
-	if err := (&Programmer{config: c, layout: newLayout(c, true), query: q}).readBack(k); err != nil {
+	if err := (&Programmer{config: c, layout: newLayout(c, everything), query: q}).readBack(k); err != nil {
 		tb.Fatal(err)
 	}
 	return k
@@ -38,6 +40,10 @@ func checkKernel(tb testing.TB, c Config, s *rules.State) {
 	}
 	if len(foreign)+len(k.chains)+len(k.sets) > 0 {
 		tb.Errorf("foreign elements %v, chains %v, sets %v", foreign, k.chains, k.sets)
+	}
+	held := slices.SortedFunc(maps.Keys(k.exclusive), netip.Addr.Compare)
+	if diff := cmp.Diff(s.Exclusive(), held, cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()); diff != "" {
+		tb.Errorf("exclusive addresses (-want +kernel):\n%s", diff)
 	}
 	wanted := make(map[member]bool)
 	for key, f := range s.All() {
@@ -122,7 +128,18 @@ func (w world) state() *rules.State {
 			}
 		}
 	}
-	return stateOf(frontends)
+	return stateOf(frontends).WithExclusive(w.exclusive())
+}
+
+// exclusive are some addresses with Frontends and some without.
+func (w world) exclusive() []netip.Addr {
+	var out []netip.Addr
+	for _, addr := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2"} {
+		if w.IntN(2) == 0 {
+			out = append(out, netip.MustParseAddr(addr))
+		}
+	}
+	return out
 }
 
 func (w world) frontend(k rules.FrontendKey) *rules.Frontend {

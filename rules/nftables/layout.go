@@ -38,14 +38,22 @@ type layout struct {
 	prints [][]fingerprint // of their rules, once asked for
 }
 
-// newLayout makes the layout in full or, where the kernel cannot reject in prerouting,
-// without that.
-func newLayout(c Config, reject bool) *layout {
+// ability is what a kernel has of what the rules can do without.
+type ability struct {
+	reject   bool // in prerouting
+	redirect bool // to an address of the node
+	local    bool // to find out whether the node has an address
+}
+
+var everything = ability{reject: true, redirect: true, local: true}
+
+// newLayout makes the layout without what the kernel is not able to do.
+func newLayout(c Config, able ability) *layout {
 	l := &layout{table: &nftables.Table{Name: c.Table, Family: nftables.TableFamilyINet}}
 	for id := range setCount {
 		l.sets[id] = newSet(l.table, id)
 	}
-	l.add(refuseChain, refuseRules(reject)...)
+	l.add(refuseChain, refuseRules(able.reject)...)
 	l.add(drawChain, drawRules()...)
 	l.add(chainClient.String(), slotRules(rules.ClientHash, rules.ClientSlots, c.Mark)...)
 	for _, n := range rungs {
@@ -53,6 +61,8 @@ func newLayout(c Config, reject bool) *layout {
 			l.add(slotChain(selection, n).String(), slotRules(selection, n, c.Mark)...)
 		}
 	}
+	l.add(unownedChain, unownedRules(able)...)
+	l.add(exclusiveChain, exclusiveRules(able.redirect)...)
 	l.add(servicesChain, servicesRules()...)
 	enter := rule{text: "jump " + servicesChain, exprs: []expr.Any{verdict(expr.VerdictJump, servicesChain)}}
 	const nat, filter = nftables.ChainTypeNAT, nftables.ChainTypeFilter
@@ -60,6 +70,7 @@ func newLayout(c Config, reject bool) *layout {
 	l.addBase(outputChain, nat, nftables.ChainHookOutput, priority, enter)
 	l.addBase(postroutingChain, nat, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, postroutingRules(c.Mark)...)
 	l.add(invalidChain, invalidRules()...)
+	l.add(unestablishedChain, unestablishedRules()...)
 	l.addBase(filterPreroutingChain, filter, nftables.ChainHookPrerouting, *nftables.ChainPriorityFilter, filterRule())
 	l.addBase(filterOutputChain, filter, nftables.ChainHookOutput, *nftables.ChainPriorityFilter, filterRule())
 	return l
@@ -76,15 +87,15 @@ func (l *layout) addBase(name string, kind nftables.ChainType, hook *nftables.Ch
 	}, r})
 }
 
-// servicesRules send a packet to the chain of its listener. No other packet goes
-// further, and none of an established flow comes here: nat chains see the first
-// packet of a flow only.
+// servicesRules send a packet to the chain of its listener, or to what becomes of those
+// to an address that nobody else serves. No other packet goes further, and none of an
+// established flow comes here: nat chains see the first packet of a flow only.
 func servicesRules() []rule {
 	var out []rule
 	for _, f := range []family{ipv4, ipv6} {
 		out = append(out, f.vmapRule(listeners4))
 	}
-	return out
+	return append(out, exclusiveTo(exclusiveChain)...)
 }
 
 // slotRules pick one of n slots and translate to its endpoint. A slot without an
@@ -162,11 +173,11 @@ func resetTCP() []expr.Any {
 	}
 }
 
-// filterRule is all that packets meet which are none of ours.
+// filterRule is all that packets meet which are none of ours and established.
 func filterRule() rule {
 	return rule{
-		text:  "ct state invalid goto " + invalidChain,
-		exprs: append(with(expr.CtKeySTATE, stateInvalid), verdict(expr.VerdictGoto, invalidChain)),
+		text:  "ct state invalid,new,untracked goto " + unestablishedChain,
+		exprs: append(with(expr.CtKeySTATE, stateInvalid|stateNew|stateUntracked), verdict(expr.VerdictGoto, unestablishedChain)),
 	}
 }
 

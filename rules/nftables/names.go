@@ -77,6 +77,9 @@ const (
 	servicesChain         = "services"
 	refuseChain           = "refuse"
 	drawChain             = "draw"
+	exclusiveChain        = "exclusive"
+	unownedChain          = "unowned"
+	unestablishedChain    = "unestablished"
 	invalidChain          = "invalid"
 	preroutingChain       = "prerouting"
 	outputChain           = "output"
@@ -147,6 +150,8 @@ const (
 	drawn6
 	refused4
 	refused6
+	exclusive4
+	exclusive6
 	endpoints4
 	endpoints6
 	local4
@@ -158,7 +163,7 @@ const (
 
 var setNames = [setCount]string{
 	"listeners4", "listeners6", "slots4", "slots6", "drawn4", "drawn6",
-	"refused4", "refused6", "endpoints4", "endpoints6", "local4", "local6", "hairpin4", "hairpin6",
+	"refused4", "refused6", "exclusive4", "exclusive6", "endpoints4", "endpoints6", "local4", "local6", "hairpin4", "hairpin6",
 }
 
 func (s setID) String() string { return setNames[s] }
@@ -169,6 +174,7 @@ var setComments = [setCount / 2]string{
 	kindSlots:     "endpoint of each slot of a listener; a missing slot is refused",
 	kindDrawn:     "where chain draw sends what it does not refuse",
 	kindRefused:   "numbers that are refused when chain draw draws them",
+	kindExclusive: "addresses that no interface has: what no listener takes is refused",
 	kindEndpoints: "all endpoints, also those that get no new flow",
 	kindLocal:     "endpoints on this node",
 	kindHairpin:   "endpoints on this node, as client and server in one",
@@ -182,6 +188,7 @@ const (
 	kindSlots
 	kindDrawn
 	kindRefused
+	kindExclusive
 	kindEndpoints // this and those behind it: see member
 	kindLocal
 	kindHairpin

@@ -37,25 +37,28 @@ func (p *pass) run() error {
 		}
 		p.Programmer.state = nil
 	}
-	keys := p.changes()
+	keys, exclusives := p.changes(), p.exclusives()
 	if p.Programmer.state = p.state; !p.state.Partial() {
 		p.own = nil
 	}
 	clear(p.pending)
 	p.sweeps, p.splits = nil, maxSplits
-	idle := len(keys) == 0 && p.kernel.clean()
+	idle := len(keys)+len(exclusives) == 0 && p.kernel.clean()
 	if err := p.verify(idle); err != nil {
 		p.failAll(keys, err)
 		return err
 	}
 	if idle {
-		return nil
+		return p.misfit
 	}
 	err := p.commitAll(keys)
+	if err == nil || p.synced {
+		err = errors.Join(err, p.commitExclusives(exclusives))
+	}
 	if err != nil && !p.synced {
 		return err // to delete anything takes a model to trust, see the next pass
 	}
-	return errors.Join(err, p.tidy())
+	return errors.Join(err, p.misfit, p.tidy())
 }
 
 // window is how many Frontends are compiled ahead of their commit, which bounds

@@ -34,6 +34,7 @@ type feature struct {
 	name, cure string
 	// without is what users notice where it is missing; empty where nothing works then.
 	without string
+	lost    func(*ability) // what the rules are to do without
 	add     func(*nftables.Conn, *nftables.Table) error
 }
 
@@ -152,7 +153,7 @@ func try(c Config, features []feature) error {
 }
 
 func features(c Config) []feature {
-	l := newLayout(c, true)
+	l := newLayout(c, everything)
 	rule := func(exprs []expr.Any, chains ...string) func(*nftables.Conn, *nftables.Table) error {
 		return inChains(l, exprs, chains...)
 	}
@@ -206,7 +207,20 @@ func features(c Config) []feature {
 		{
 			name: "reject in nat prerouting", cure: "Linux ≥ 5.9 with CONFIG_NFT_REJECT_INET, module nft_reject_inet",
 			without: "TCP clients that are to be refused get no answer and time out, but where only a share is refused each SYN they send again is drawn anew, so that of k SYNs all are refused with about share^k",
+			lost:    func(a *ability) { a.reject = false },
 			add:     rule(resetTCP(), preroutingChain, outputChain),
+		},
+		{
+			name: "redirection in rules", cure: "CONFIG_NFT_REDIR, module nft_redir",
+			without: "an address from a pool does not answer pings",
+			lost:    func(a *ability) { a.redirect = false },
+			add:     rule([]expr.Any{&expr.Redir{}}, preroutingChain, outputChain),
+		},
+		{
+			name: "route lookups in rules", cure: "CONFIG_NFT_FIB_INET, module nft_fib_inet",
+			without: "where an interface of this node has an address from a pool, what listens there is not reached",
+			lost:    func(a *ability) { a.local = false },
+			add:     rule(isLocal(), preroutingChain, outputChain, filterPreroutingChain, filterOutputChain),
 		},
 	}
 }

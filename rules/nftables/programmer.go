@@ -35,6 +35,7 @@ type Programmer struct {
 	state     *rules.State
 	own       map[rules.FrontendKey]struct{} // programmed by this process; nil, as nobody asks, since a State was complete
 	pending   map[rules.FrontendKey]failure
+	misfit    error // exclusive addresses that are none
 	committed map[string]string
 	missed    map[rules.FrontendKey]struct{} // gone from the kernel without a commit of ours, and not yet told of
 	provenAll *rules.State                   // committed holds all digests of this State; nil: of none
@@ -79,8 +80,12 @@ func open(c Config, try prober) (*Programmer, error) {
 	if err != nil {
 		return nil, err
 	}
+	able := everything
+	for _, f := range missing {
+		f.lost(&able)
+	}
 	p := &Programmer{
-		config: c, layout: newLayout(c, len(missing) == 0), kernel: newKernel(), limits: limitations(missing),
+		config: c, layout: newLayout(c, able), kernel: newKernel(), limits: limitations(missing),
 		pending: make(map[rules.FrontendKey]failure), committed: make(map[string]string),
 		missed: make(map[rules.FrontendKey]struct{}), own: make(map[rules.FrontendKey]struct{}),
 	}
@@ -140,6 +145,7 @@ func (p *Programmer) Cleanup(ctx context.Context) error {
 	p.synced, p.kernel = false, newKernel()
 	clear(p.missed)
 	p.state, p.provenAll, p.committed = nil, nil, make(map[string]string)
+	p.misfit = nil
 	clear(p.pending)
 	return nil
 }

@@ -116,7 +116,7 @@ func TestRandomStatesEndAsAColdLoad(t *testing.T) {
 			_, c := inNamespace(t)
 			p := newProgrammer(t, c)
 			if seed%2 == 1 { // many small batches
-				p.limit = &cost{bytes: 8000, messages: 50}
+				p.limit = &cost{bytes: 8800, messages: 50}
 				if err := p.disconnect(); err != nil {
 					t.Fatal(err)
 				}
@@ -147,7 +147,7 @@ func TestFaultAtAnyBatch(t *testing.T) {
 			w := newWorld(7)
 			for batch := 0; ; batch++ {
 				p := newProgrammer(t, c)
-				p.limit = &cost{bytes: 8000, messages: 60}
+				p.limit = &cost{bytes: 8800, messages: 60}
 				if err := p.disconnect(); err != nil {
 					t.Fatal(err)
 				}

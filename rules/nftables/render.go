@@ -30,7 +30,7 @@ func render(state *rules.State, c Config, brief bool) (string, error) {
 	if err := state.Validate(); err != nil {
 		return "", fmt.Errorf("nftables: %w", err)
 	}
-	r := &renderer{layout: newLayout(c, true), used: make(map[string]bool)}
+	r := &renderer{layout: newLayout(c, everything), used: make(map[string]bool)}
 	r.collect(state)
 	for _, set := range r.sets {
 		r.set(set)
@@ -67,6 +67,10 @@ func (r *renderer) collect(state *rules.State) {
 			wanted[id] = struct{}{}
 		}
 	}
+	for _, addr := range state.Exclusive() {
+		o := exclusiveOp(addr, false)
+		r.elements[o.set] = append(r.elements[o.set], elementText(o))
+	}
 	for _, o := range memberOps(wanted, false) {
 		r.elements[o.set] = append(r.elements[o.set], elementText(o))
 	}
@@ -78,7 +82,7 @@ func elementText(o op) string {
 	switch o.set.kind() {
 	case kindEndpoints:
 		return service
-	case kindLocal:
+	case kindLocal, kindExclusive:
 		return o.key.Addr.String()
 	case kindHairpin:
 		return fmt.Sprintf("%[1]s . %[1]s", o.key.Addr)

@@ -200,7 +200,7 @@ func TestUpdatesRefuseNothing(t *testing.T) {
 			serve(t, ns)
 			p := newProgrammer(t, c)
 			if small { // slots, switch and sweep in batches of their own
-				p.limit = &cost{bytes: 5600, messages: 50}
+				p.limit = &cost{bytes: 6400, messages: 50}
 				if err := p.disconnect(); err != nil {
 					t.Fatal(err)
 				}
