@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -12,6 +13,8 @@ import (
 type target struct {
 	ordered  map[place]chain // that no State changes
 	programs map[rules.FrontendKey]*program
+	// exclusive are the addresses of the family that are refused where nobody serves.
+	exclusive map[netip.Addr]bool
 	// kept are Frontends that stay as they are, known or not. What others may have in
 	// common with them stays, too.
 	kept map[rules.FrontendKey]bool
@@ -46,7 +49,8 @@ type change struct {
 	base  []section
 	units []unit
 	jumps []jump // missing
-	// tidy removes what nothing leads to any more: nat before filter.
+	// tidy is what comes last: it refuses what nobody serves, and removes what nothing
+	// leads to any more, nat before filter.
 	tidy []section
 }
 
@@ -69,6 +73,7 @@ func (t *target) changes(m image) *change {
 	chains := make(map[place]bool, len(m.chains)) // wanted
 	c.ordered(t, m, chains)
 	c.bags(t, m, chains)
+	c.exclusives(t, m)
 	for key, old := range found {
 		switch {
 		case t.kept[key]:
@@ -154,18 +159,28 @@ func (c *change) bags(t *target, m image, chains map[place]bool) {
 		}
 		has := make(map[string]bool, len(present))
 		for _, rule := range present {
+			if _, exclusive := exclusiveOf(at, rule); exclusive {
+				continue
+			}
 			if has[rule] || (!wanted[member{at.chain, rule}] && len(t.kept) == 0) {
 				tidy.lines = append(tidy.lines, "-D "+at.chain+" "+rule)
 			}
 			has[rule] = true
 		}
+		add := "-A "
+		if at.chain == servicesChain { // those of exclusive addresses are behind all others
+			add = "-I "
+		}
 		var missing []string
 		for id := range wanted {
 			if id.chain == at.chain && !has[id.rule] {
-				missing = append(missing, "-A "+at.chain+" "+id.rule)
+				missing = append(missing, add+at.chain+" "+id.rule)
 			}
 		}
 		slices.Sort(missing)
+		if add == "-I " {
+			slices.Reverse(missing)
+		}
 		base.lines = append(base.lines, missing...)
 	}
 }

@@ -90,6 +90,10 @@ func (in *interpreter) checkFlow(s *rules.State, p rules.Packet) {
 	want := demanded(s, p)
 	bound := big.NewRat(int64(len(want.Outcomes)), drawRange)
 	for _, h := range hooks {
+		if want.Unowned {
+			in.checkUnowned(p, h)
+			continue
+		}
 		if err := in.flow(p, h).Check(want, func(rules.Outcome) *big.Rat { return bound }); err != nil {
 			in.Errorf("%v %v: %v", h, p, err)
 		}
@@ -113,7 +117,7 @@ func demanded(s *rules.State, p rules.Packet) rules.Decision {
 func checkState(t *testing.T, seed uint64) {
 	t.Helper()
 	r := rand.New(rand.NewPCG(seed, 1))
-	s := rulestest.State(r)
+	s := rulestest.State(r).WithExclusive(rulestest.Exclusive(r))
 	in := newInterpreter(t, s)
 	for _, p := range rulestest.Packets(r) {
 		in.checkFlow(s, p)

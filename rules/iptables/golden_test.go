@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -64,6 +65,17 @@ var topologies = map[string]frontends{
 			backend("ns/a", 1, endpoint("10.244.1.1:1")), backend("ns/b", 0, endpoint("10.244.1.2:1")),
 		}},
 	},
+	"exclusive": { // 192.0.2.11 has no listener
+		key("192.0.2.10 tcp 443"): {Owner: owner("prod/edge", "tls", "prod/web"), Backends: []rules.Backend{
+			backend("prod/web", 1, endpoint("10.244.1.10:8443")),
+		}},
+		key("2001:db8::10 tcp 443"): {Owner: owner("prod/edge", "tls", "")},
+	},
+}
+
+// exclusiveAddrs are the addresses of a topology that only we serve.
+var exclusiveAddrs = map[string][]netip.Addr{
+	"exclusive": {netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("2001:db8::10")},
 }
 
 // furtherChains are those of a listener with affinity but for the first of each kind.
@@ -76,7 +88,7 @@ func TestGolden(t *testing.T) {
 		t, ns, c := n.T, n.ns, n.c
 		p := newProgrammer(t, c)
 		for name, of := range topologies {
-			mustProgram(t, p, stateOf(of))
+			mustProgram(t, p, stateOf(of).WithExclusive(exclusiveAddrs[name]))
 			text := furtherChains.ReplaceAllString(saved(t, ns, c.Variant), "")
 			file := filepath.Join("testdata", name+".rules")
 			if *update {

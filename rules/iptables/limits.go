@@ -12,7 +12,12 @@ var semantics = []string{
 	"iptables hashes no more than the first 32 bits of an IPv6 address: with session affinity, all clients of one /32 go to the same endpoint; cure: nftables",
 }
 
-const noHash = "the kernel or iptables has no hash (xt_cluster): with session affinity, clients do not stay with their endpoint; cure: CONFIG_NETFILTER_XT_MATCH_CLUSTER, or nftables"
+// What the rules do without where it is missing, see ability.
+const (
+	noHash     = "the kernel or iptables has no hash (xt_cluster): with session affinity, clients do not stay with their endpoint; cure: CONFIG_NETFILTER_XT_MATCH_CLUSTER, or nftables"
+	noRedirect = "the kernel or iptables has no redirection (xt_REDIRECT): an address from a pool does not answer pings; cure: CONFIG_NETFILTER_XT_TARGET_REDIRECT, or nftables"
+	noLocal    = "the kernel or iptables has no address types (xt_addrtype): where an interface of this node has an address from a pool, what listens there is not reached; cure: CONFIG_NETFILTER_XT_MATCH_ADDRTYPE, or nftables"
+)
 
 // manyListeners is the number from which a warning is due, and listenerCost is what the
 // warning says, measured by BenchmarkProgram with iptables 1.8.9 on Linux 6.18.

@@ -191,7 +191,9 @@ type world struct{ *rand.Rand }
 
 func newWorld(seed uint64) world { return world{rand.New(rand.NewPCG(seed, 0))} }
 
-func (w world) state() *rules.State { return rulestest.State(w.Rand) }
+func (w world) state() *rules.State {
+	return rulestest.State(w.Rand).WithExclusive(rulestest.Exclusive(w.Rand))
+}
 
 // manyFrontends are n listeners of one Gateway with two endpoints each.
 func manyFrontends(n int) *rules.State {

@@ -14,15 +14,18 @@ import (
 // prefix is what the names of all our chains begin with, see ours.
 const prefix = "PORTWAY-"
 
-// The chains that there is one of. PORTWAY-REFUSE is in both tables.
+// The chains that there is one of. PORTWAY-REFUSE and PORTWAY-EXCLUSIVE are in both tables.
 const (
-	servicesChain    = prefix + "SERVICES"
-	refuseChain      = prefix + "REFUSE"
-	postroutingChain = prefix + "POSTROUTING"
-	hairpinChain     = prefix + "HAIRPIN"
-	filterChain      = prefix + "FILTER"
-	invalidChain     = prefix + "INVALID"
-	probeChain       = prefix + "PROBE"
+	servicesChain      = prefix + "SERVICES"
+	refuseChain        = prefix + "REFUSE"
+	exclusiveChain     = prefix + "EXCLUSIVE"
+	postroutingChain   = prefix + "POSTROUTING"
+	hairpinChain       = prefix + "HAIRPIN"
+	filterChain        = prefix + "FILTER"
+	unestablishedChain = prefix + "UNESTABLISHED"
+	invalidChain       = prefix + "INVALID"
+	unownedChain       = prefix + "UNOWNED"
+	probeChain         = prefix + "PROBE"
 )
 
 // firewallChain is what internal/firewall has in the table filter beside our chains, with

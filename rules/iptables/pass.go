@@ -82,7 +82,7 @@ func (p *pass) family(k *kernel) error {
 	}
 	if untidy != nil {
 		k.last = nil
-		return fmt.Errorf("remove what is not needed: %w", untidy)
+		return fmt.Errorf("refuse what nobody serves, remove what is not needed: %w", untidy)
 	}
 	return nil
 }
@@ -117,9 +117,10 @@ func (p *pass) compare(k *kernel, present image, found map[rules.FrontendKey]ser
 // the last State, and says which ones are to stay as they are.
 func (p *pass) target(k *kernel, present image, found map[rules.FrontendKey]service) *target {
 	t := &target{
-		ordered:  ordered(p.config),
-		programs: make(map[rules.FrontendKey]*program, len(k.programs)),
-		kept:     make(map[rules.FrontendKey]bool),
+		ordered:   ordered(p.config, k.able, k.ipv6),
+		programs:  make(map[rules.FrontendKey]*program, len(k.programs)),
+		exclusive: p.exclusives(k, present),
+		kept:      make(map[rules.FrontendKey]bool),
 	}
 	for key, f := range p.state.All() {
 		if key.Addr.Is6() != k.ipv6 {
@@ -134,7 +135,7 @@ func (p *pass) target(k *kernel, present image, found map[rules.FrontendKey]serv
 			t.kept[key] = true
 			continue
 		}
-		t.programs[key] = compile(key, f, p.config, k.hash)
+		t.programs[key] = compile(key, f, p.config, k.able.hash)
 	}
 	p.keepBetter(k, t, present, found)
 	if k.unknown == nil {

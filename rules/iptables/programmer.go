@@ -30,7 +30,7 @@ type Programmer struct {
 // kernel is one family: what there is to change it by, and what is known of it.
 type kernel struct {
 	*tools
-	hash     bool                           // with xt_cluster, which ClientHash needs
+	able     ability
 	programs map[rules.FrontendKey]*program // compiled, of the last State
 	// last is what the kernel held after the last pass, nil where that is not known.
 	last *target
@@ -115,9 +115,19 @@ func (p *Programmer) addFamily(ctx context.Context, ipv6 bool) error {
 		return err
 	}
 	k := &kernel{tools: t, own: make(map[rules.FrontendKey]bool)}
-	k.hash = t.try(ctx, []feature{{"", natTable, digit(0, 0)}}) == nil
-	if !k.hash && !slices.Contains(p.limits, noHash) {
-		p.limits = append(p.limits, noHash)
+	for _, o := range []struct {
+		able *bool
+		rule string
+		lack string
+	}{
+		{&k.able.hash, digit(0, 0), noHash},
+		{&k.able.redirect, echoRequest(ipv6) + "-j REDIRECT", noRedirect},
+		{&k.able.local, isLocal + "-j RETURN", noLocal},
+	} {
+		*o.able = t.try(ctx, []feature{{"", natTable, o.rule}}) == nil
+		if !*o.able && !slices.Contains(p.limits, o.lack) {
+			p.limits = append(p.limits, o.lack)
+		}
 	}
 	p.families = append(p.families, k)
 	return nil

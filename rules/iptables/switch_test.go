@@ -30,7 +30,7 @@ func TestSwitchOfBackendsRefusesNothing(t *testing.T) {
 			l.t.Fatal(err)
 		}
 		l.t.Cleanup(func() { _ = table.Close() })
-		s := stateOf(l.listener(rules.TCP, []uint32{1}, "near-1 near-2 far"))
+		s := stateOf(l.listener(rules.TCP, []uint32{1}, "near-1 near-2 far")).WithExclusive(nodeAddrs)
 		mustProgram(l.t, l.p, s)
 		to := netip.AddrPortFrom(netns.NodeAddr4, 80)
 		conn, err := l.Client.Dial(netip.AddrPort{}, to)

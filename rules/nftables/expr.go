@@ -144,11 +144,10 @@ func setMark(bit uint32) []expr.Any {
 	}
 }
 
-// The bits of "ct state" (NF_CT_STATE_BIT and those beside it).
+// Bits of "ct state": NF_CT_STATE_INVALID_BIT and NF_CT_STATE_BIT(IP_CT_ESTABLISHED).
 const (
-	stateInvalid   = 1
-	stateNew       = 1 << 3
-	stateUntracked = 1 << 6
+	stateInvalid     = 1
+	stateEstablished = 1 << 1
 )
 
 // with continues only when the bit is set in a conntrack field.

@@ -176,8 +176,8 @@ func resetTCP() []expr.Any {
 // filterRule is all that packets meet which are none of ours and established.
 func filterRule() rule {
 	return rule{
-		text:  "ct state invalid,new,untracked goto " + unestablishedChain,
-		exprs: append(with(expr.CtKeySTATE, stateInvalid|stateNew|stateUntracked), verdict(expr.VerdictGoto, unestablishedChain)),
+		text:  "ct state ! established goto " + unestablishedChain,
+		exprs: append(without(expr.CtKeySTATE, stateEstablished), verdict(expr.VerdictGoto, unestablishedChain)),
 	}
 }
 

@@ -33,6 +33,8 @@ func ParseIptables(text string) (Ruleset, error) {
 			table[words[0][1:]] = nil
 		case words[0] == "-A" && len(words) > 1:
 			table[words[1]] = append(table[words[1]], words[2:])
+		case words[0] == "-I" && len(words) > 1:
+			table[words[1]] = slices.Insert(table[words[1]], 0, words[2:])
 		default:
 			return nil, fmt.Errorf("line %q: not understood", line)
 		}
@@ -256,7 +258,10 @@ func matchOne(module, word, value string, p Packet) (bool, error) {
 		}
 		return mark&mask == want, err
 	case "--ctstate":
-		return value == p.State || value == "DNAT" && p.Translated, nil
+		states := strings.Split(value, ",")
+		return slices.Contains(states, p.State) || slices.Contains(states, "DNAT") && p.Translated, nil
+	case "--dst-type":
+		return false, wantValue(value, "LOCAL") // no address of a random State is the node's
 	}
 	return false, fmt.Errorf("match %q: not understood", word)
 }
