@@ -88,11 +88,14 @@ func (f *Forwarder) State() *rules.State {
 			f.warn(service)
 		}
 	}
-	f.rebuild = false
-	clear(f.changed)
 	if len(changes) > 0 || digests != nil {
 		f.state = f.state.Apply(changes, digests)
 	}
+	if f.rebuild {
+		f.state = f.state.WithExclusive(f.exclusive())
+	}
+	f.rebuild = false
+	clear(f.changed)
 	return f.state
 }
 
@@ -197,6 +200,28 @@ func (f *Forwarder) addresses(g *Gateway) []netip.Addr {
 		})
 	}
 }
+
+// exclusive are the addresses that only we serve: an address that was assigned to a Gateway
+// is nobody else's, whether or not the Gateway is accepted and has a valid listener. What
+// this node has itself is its own all the same.
+func (f *Forwarder) exclusive() []netip.Addr {
+	var addrs []netip.Addr
+	for _, gateway := range f.graph.Gateways {
+		if !gateway.Assignment.exclusive() {
+			continue
+		}
+		for _, addr := range gateway.Assignment.Addresses {
+			if addr = addr.Unmap(); !slices.Contains(f.node.Addresses, addr) {
+				addrs = append(addrs, addr)
+			}
+		}
+	}
+	return addrs
+}
+
+// exclusive reports whether the addresses have no other use: those of a pool, not those of
+// nodes.
+func (a Assignment) exclusive() bool { return !a.NodeMode }
 
 func (f *Forwarder) frontend(l *Listener, protocol rules.Protocol, family family) *rules.Frontend {
 	frontend := &rules.Frontend{Owner: ownerOf(l), Select: selectionOf(l, protocol)}

@@ -41,9 +41,13 @@ func (n *Namespace) Dump() string {
 	return b.String()
 }
 
-// DumpState returns a State as YAML, in the order of its keys.
+// DumpState returns a State as YAML: its exclusive addresses, its Frontends in the order of
+// their keys.
 func DumpState(s *rules.State) string {
 	var b strings.Builder
+	if exclusive := s.Exclusive(); len(exclusive) > 0 {
+		fmt.Fprintf(&b, "exclusive: [%s]\n", strings.ReplaceAll(strings.Trim(fmt.Sprintf("%q", exclusive), "[]"), " ", ", "))
+	}
 	for _, key := range s.Keys() {
 		f := s.Frontend(key)
 		fmt.Fprintf(&b, "%q:\n  owner: {gateway: %q, listener: %q, route: %q}\n  select: %s\n",

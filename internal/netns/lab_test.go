@@ -182,8 +182,9 @@ func TestDumpStateIsYAML(t *testing.T) {
 			}}},
 		},
 		{Addr: NodeAddr6, Protocol: rules.UDP, Port: 80}: {Select: rules.FlowHash},
-	}, nil)
+	}, nil).WithExclusive([]netip.Addr{NodeAddr4, NodeAddr6})
 	want := strings.TrimPrefix(`
+exclusive: ["192.0.2.1", "2001:db8::1"]
 "192.0.2.1 tcp 80":
   owner: {gateway: "default/gw", listener: "foo", route: "default/r"}
   select: random
