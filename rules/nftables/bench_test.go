@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/portway-dev/portway/internal/netns"
 	"github.com/portway-dev/portway/rules"
 )
 
@@ -277,57 +276,5 @@ func BenchmarkReplaceEndpointOfClients(b *testing.B) {
 		b.Run(fmt.Sprintf("endpoints=%d", n), func(b *testing.B) {
 			benchmarkChange(b, clientFrontend(0, n), clientFrontend(1, n))
 		})
-	}
-}
-
-// What the chains cost that look for invalid packets: a small UDP packet of somebody
-// else's flow is forwarded, with and without them, by turns.
-func BenchmarkForward(b *testing.B) {
-	const rounds, packets = 15, 20_000
-	lab, err := netns.NewLab(netns.PodSpec{Name: "pod", Number: 10})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = lab.Close() }()
-	c := DefaultConfig()
-	c.NetNS = lab.Node.Handle()
-	p := newProgrammer(b, c)
-	mustProgram(b, p, benchState(1000))
-	var sink, source int
-	socket := func(ns *netns.Namespace, fd *int, then func(int) error) {
-		if err := ns.Do(func() (err error) {
-			if *fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-				return err
-			}
-			return then(*fd)
-		}); err != nil {
-			b.Fatal(err)
-		}
-	}
-	at := &unix.SockaddrInet4{Addr: lab.Pods[0].Addr4.As4(), Port: 9}
-	socket(lab.Pods[0].Namespace, &sink, func(fd int) error { return unix.Bind(fd, at) })
-	socket(lab.Client, &source, func(fd int) error { return unix.Connect(fd, at) })
-	for b.Loop() {
-		var took [2][]float64 // ns of processor time a packet, without and with
-		for round := range 2 * rounds {
-			if round%2 == 0 {
-				nft(b, lab.Node, "delete chain inet portway filter-prerouting; delete chain inet portway filter-output")
-			} else {
-				mustProgram(b, p, benchState(1000))
-			}
-			user, system := cpu(b)
-			for range packets {
-				if _, err := unix.Write(source, []byte("0123456789")); err != nil {
-					b.Fatal(err)
-				}
-			}
-			user2, system2 := cpu(b)
-			took[round%2] = append(took[round%2], float64(user2+system2-user-system)/packets)
-		}
-		for i, name := range []string{"without-ns", "with-ns"} {
-			slices.Sort(took[i])
-			b.ReportMetric(took[i][rounds/2], name)
-		}
-		b.ReportMetric(took[1][rounds/2]-took[0][rounds/2], "difference-ns")
 	}
 }

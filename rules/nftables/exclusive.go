@@ -53,10 +53,17 @@ func echoRule(name string, protocol, echoRequest byte) rule {
 // older than our rules and nobody has answered it yet. Flows that somebody answers are
 // left alone, and pay nothing.
 func unestablishedRules() []rule {
-	return append([]rule{{
-		text:  "ct state invalid jump " + invalidChain,
-		exprs: append(with(expr.CtKeySTATE, stateInvalid), verdict(expr.VerdictJump, invalidChain)),
-	}}, exclusiveTo(unownedChain)...)
+	return append([]rule{
+		{
+			text:    "ct status ! confirmed return",
+			exprs:   append(without(expr.CtKeySTATUS, statusConfirmed), verdict(expr.VerdictReturn, "")),
+			comment: "the first packet of a flow: services has seen it",
+		},
+		{
+			text:  "ct state invalid jump " + invalidChain,
+			exprs: append(with(expr.CtKeySTATE, stateInvalid), verdict(expr.VerdictJump, invalidChain)),
+		},
+	}, exclusiveTo(unownedChain)...)
 }
 
 // unownedRules refuse what nobody serves, in nat and in filter chains. An address that an

@@ -199,8 +199,11 @@ func invalidRules() []rule {
 	return out
 }
 
-// statusDNAT is IPS_DST_NAT: the flow's destination is translated.
-const statusDNAT = 1 << 5
+// Bits of "ct status".
+const (
+	statusConfirmed = 1 << 3 // IPS_CONFIRMED: not the first packet of the flow
+	statusDNAT      = 1 << 5 // IPS_DST_NAT: the flow's destination is translated
+)
 
 // postroutingRules hide the client's address only where the reply would not come
 // back through this node otherwise. Both conditions at the top are needed: the
