@@ -293,3 +293,37 @@ func TestAddressOfAnInterface(t *testing.T) {
 		}
 	})
 }
+
+// TestOthersTranslateNothing: an exclusive address that is also one of somebody's Service,
+// which he translates behind us, as kube-proxy does.
+func TestOthersTranslateNothing(t *testing.T) {
+	t.Parallel()
+	eachBackend(t, func(l *poolLab) {
+		l.program(l.serving("foo-1"))
+		others := `
+			table inet others {
+				chain p { type nat hook prerouting priority dstnat; ip daddr 198.51.100.200 tcp dport 81 dnat ip to 10.244.1.11:6000; }
+				chain o { type nat hook output priority -100; ip daddr 198.51.100.200 tcp dport 81 dnat ip to 10.244.1.11:6000; }
+			}`
+		if l.variant == "" {
+			loadRules(l.t, l.Node, others)
+		} else {
+			for _, chain := range []string{"PREROUTING", "OUTPUT"} {
+				if out, err := l.Node.Output("iptables-"+string(l.variant), "-t", "nat", "-A", chain,
+					"-d", "198.51.100.200", "-p", "tcp", "--dport", "81", "-j", "DNAT", "--to-destination", "10.244.1.11:6000"); err != nil {
+					l.t.Fatal(err, out)
+				}
+			}
+		}
+		to := netip.AddrPortFrom(poolAddrs[0], 81)
+		for _, from := range l.clients() {
+			if got, err := from.Ask(rules.TCP, to, 3*time.Second); err != nil || got.Name != "foo-2" {
+				l.t.Errorf("%s, not exclusive: %+v, %v", from.Name(), got, err)
+			}
+		}
+		l.program(l.serving("foo-1").WithExclusive(poolAddrs))
+		for _, from := range l.clients() {
+			l.keeps(from.Name(), func() { l.refuses(from, to) })
+		}
+	})
+}

@@ -52,6 +52,7 @@ type poolLab struct {
 	*netns.Lab
 	t       *testing.T
 	backend programmer
+	variant iptables.Variant // empty: nftables
 }
 
 // programmer is a backend.
@@ -62,10 +63,11 @@ type programmer interface {
 // eachBackend runs a test in a lab for each backend that this machine has.
 func eachBackend(t *testing.T, test func(*poolLab)) {
 	t.Helper()
-	run := func(name string, open func(node *netns.Namespace) (programmer, error)) {
+	run := func(name string, variant iptables.Variant, open func(node *netns.Namespace) (programmer, error)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := newPoolLab(t)
+			l.variant = variant
 			var err error
 			if l.backend, err = open(l.Node); err != nil {
 				t.Fatal(err)
@@ -73,7 +75,7 @@ func eachBackend(t *testing.T, test func(*poolLab)) {
 			test(l)
 		})
 	}
-	run("nftables", func(node *netns.Namespace) (programmer, error) {
+	run("nftables", "", func(node *netns.Namespace) (programmer, error) {
 		c := nftables.DefaultConfig()
 		c.NetNS = node.Handle()
 		p, err := nftables.New(c)
@@ -87,7 +89,7 @@ func eachBackend(t *testing.T, test func(*poolLab)) {
 			t.Logf("no variant %s here: %s", variant, out)
 			continue
 		}
-		run("iptables-"+string(variant), func(node *netns.Namespace) (programmer, error) {
+		run("iptables-"+string(variant), variant, func(node *netns.Namespace) (programmer, error) {
 			c := iptables.DefaultConfig()
 			c.NetNS, c.Variant = node.Handle(), variant
 			return iptables.New(c)

@@ -17,10 +17,17 @@ import (
 	"github.com/portway-dev/portway/rules/rulestest"
 )
 
-// checkUnowned follows a packet that nobody serves: nat leaves it as it is, and filter
-// refuses it.
+// checkUnowned follows a packet that nobody serves: nat leaves it as it is and shows it to
+// none of the rules behind ours, and filter refuses it.
 func (in *interpreter) checkUnowned(p rules.Packet, hooks [3]string) {
 	in.Helper()
+	nat := in.sets[0][natTable]
+	if p.Dst.Addr().Is6() {
+		nat = in.sets[1][natTable]
+	}
+	ours := nat[hooks[0]]
+	nat[hooks[0]] = append(slices.Clone(ours), []string{"-j", "DROP"})
+	defer func() { nat[hooks[0]] = ours }()
 	first := rulestest.Packet{Protocol: p.Protocol, Src: p.Src, Dst: p.Dst, State: "NEW"}
 	for _, leaf := range in.walk(natTable, hooks[0], first) {
 		if leaf.Verdict != rulestest.Accepted || leaf.Packet != first {
@@ -172,7 +179,8 @@ func TestExclusiveIsHealed(t *testing.T) {
 // far as they differ.
 const formerShape = `*nat
 :PORTWAY-EXCLUSIVE - [0:0]
--D PORTWAY-SERVICES -d 192.0.2.1/32 -g PORTWAY-EXCLUSIVE
+:PORTWAY-SERVICES - [0:0]
+-A PORTWAY-SERVICES -d 192.0.2.1/32 -p tcp -m tcp --dport 1:255 -g PORTWAY-AT-DU7QPMYYSHH54NTH
 -X PORTWAY-EXCLUSIVE
 COMMIT
 *filter

@@ -50,14 +50,15 @@ const bucketPorts = 256
 const bucketPrefix = prefix + "AT-"
 
 // bucket is the chain for the Frontends of some neighbouring ports of an address, 27
-// characters, and the rule of PORTWAY-SERVICES that leads to it.
+// characters, and the rule of PORTWAY-SERVICES that leads to it. What is for none of them
+// comes back, as the address may be exclusive.
 func bucket(key rules.FrontendKey) (name, rule string) {
 	first, last := key.Port/bucketPorts*bucketPorts, key.Port/bucketPorts*bucketPorts+bucketPorts-1
 	first = max(first, 1) // no packet has port 0
 	text := fmt.Sprintf("-d %s -p %[2]s -m %[2]s --dport %d:%d", host(key.Addr), key.Protocol, first, last)
 	sum := sha256.Sum256([]byte(text))
 	name = bucketPrefix + base32.StdEncoding.EncodeToString(sum[:10])
-	return name, text + " -g " + name
+	return name, text + " -j " + name
 }
 
 // maxComment is the length in bytes to which names are cut in comments, the same as
