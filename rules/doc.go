@@ -16,7 +16,7 @@
 //     another share what did not change (TestStateApplySharesUntouchedShards).
 //   - Changes visits exactly the Frontends that differ (TestChangesVisitsOnlyDifferences).
 //   - Exclusive addresses stay through changes of Frontends, and equal ones are one object
-//     (TestStateKeepsExclusive). What no Frontend takes of theirs is Unowned, and nothing
+//     (TestStateKeepsExclusive), whose changes are told (TestExclusiveChanges). What no Frontend takes of theirs is Unowned, and nothing
 //     else is (TestMatchOfExclusive).
 //   - A backendRef of weight > 0 never gets nothing, every share and the refused
 //     share stay within MaxShareError of the exact value

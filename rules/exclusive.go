@@ -37,17 +37,36 @@ func (s *State) IsExclusive(addr netip.Addr) bool {
 	return found
 }
 
-// SameExclusive reports whether two States have their exclusive addresses from one and
-// the same WithExclusive, which is found out without comparing them. False proves nothing.
-// A nil State has none.
-func SameExclusive(a, b *State) bool {
-	var of [2][]netip.Addr
-	for i, s := range []*State{a, b} {
-		if s != nil {
-			of[i] = s.exclusive
+// ExclusiveChanges returns the exclusive addresses of one State that another does not have,
+// and the other way round, in order. A nil State has none. Where both have them from one
+// and the same WithExclusive nothing is compared.
+func ExclusiveChanges(from, to *State) (gone, come []netip.Addr) {
+	var a, b []netip.Addr
+	if from != nil {
+		a = from.exclusive
+	}
+	if to != nil {
+		b = to.exclusive
+	}
+	if sameSlice(a, b) {
+		return nil, nil
+	}
+	for len(a) > 0 && len(b) > 0 {
+		switch c := a[0].Compare(b[0]); {
+		case c < 0:
+			gone, a = append(gone, a[0]), a[1:]
+		case c > 0:
+			come, b = append(come, b[0]), b[1:]
+		default:
+			a, b = a[1:], b[1:]
 		}
 	}
-	return len(of[0]) == len(of[1]) && (len(of[0]) == 0 || &of[0][0] == &of[1][0])
+	return append(gone, a...), append(come, b...)
+}
+
+// sameSlice reports whether two slices are one object.
+func sameSlice(a, b []netip.Addr) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // ValidateExclusive checks that an address can be exclusive.

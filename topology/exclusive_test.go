@@ -7,8 +7,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
-
-	"github.com/portway-dev/portway/rules"
 )
 
 var pool = []netip.Addr{
@@ -72,7 +70,7 @@ func TestForwarderKeepsExclusive(t *testing.T) {
 	f.SetEndpointSlices(named("s0"), nil)
 	f.State()
 	f.SetGraph(graph(pool[2], pool[0], pool[1]))
-	if !rules.SameExclusive(before, f.State()) {
+	if got := f.State().Exclusive(); &got[0] != &before.Exclusive()[0] {
 		t.Error("the same addresses are another object")
 	}
 	f.SetGraph(graph(pool[1:]...))

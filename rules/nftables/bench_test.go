@@ -278,3 +278,22 @@ func BenchmarkReplaceEndpointOfClients(b *testing.B) {
 		})
 	}
 }
+
+// One of 5000 exclusive addresses comes and goes.
+func BenchmarkAddRemoveExclusive(b *testing.B) {
+	_, c := inNamespace(b)
+	p := newProgrammer(b, c)
+	base, all := benchState(1000), benchAddrs(64 * 5000)[:5000]
+	states := [2]*rules.State{base.WithExclusive(all), base.WithExclusive(all[1:])}
+	mustProgram(b, p, states[1])
+	var took []time.Duration
+	for b.Loop() {
+		start := time.Now()
+		if results, err := p.Program(b.Context(), states[len(took)&1]); err != nil || results.Operations != 1 {
+			b.Fatal(results, err)
+		}
+		took = append(took, time.Since(start))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs")
+}

@@ -119,29 +119,37 @@ func exclusiveOp(addr netip.Addr, del bool) op {
 // would be refused without. Those that no State of this process named stay while the
 // State is partial.
 func (p *pass) exclusives() []op {
-	last := p.Programmer.state
-	if last != nil && rules.SameExclusive(last, p.state) && !p.sweepsUnknown() {
-		return nil
+	gone, come := rules.ExclusiveChanges(p.Programmer.state, p.state)
+	if p.sweepsUnknown() {
+		gone = slices.SortedFunc(maps.Keys(p.kernel.exclusive), netip.Addr.Compare)
+		gone = slices.DeleteFunc(gone, p.state.IsExclusive)
+	}
+	if len(gone)+len(come) > 0 {
+		p.misfit = misfits(p.state)
 	}
 	var ops []op
-	var misfits []error
-	for _, addr := range p.state.Exclusive() {
-		if err := rules.ValidateExclusive(addr); err != nil {
-			misfits = append(misfits, fmt.Errorf("program %w", err))
-			continue
-		}
-		if _, held := p.kernel.exclusive[addr]; !held {
+	for _, addr := range come {
+		if _, held := p.kernel.exclusive[addr]; !held && rules.ValidateExclusive(addr) == nil {
 			ops = append(ops, exclusiveOp(addr, false))
 		}
 	}
-	p.misfit = errors.Join(misfits...)
-	for _, addr := range slices.SortedFunc(maps.Keys(p.kernel.exclusive), netip.Addr.Compare) {
-		named := last != nil && last.IsExclusive(addr)
-		if !p.state.IsExclusive(addr) && (named || !p.state.Partial()) {
+	for _, addr := range gone {
+		if _, held := p.kernel.exclusive[addr]; held {
 			ops = append(ops, exclusiveOp(addr, true))
 		}
 	}
 	return ops
+}
+
+// misfits names the addresses of a State that cannot be exclusive.
+func misfits(s *rules.State) error {
+	var errs []error
+	for _, addr := range s.Exclusive() {
+		if err := rules.ValidateExclusive(addr); err != nil {
+			errs = append(errs, fmt.Errorf("program %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // commitExclusives sends what exclusives has found, and notes what the kernel then holds.
