@@ -75,6 +75,36 @@ func benchmarkProgram(b *testing.B, v Variant, n int) {
 	b.ReportMetric(newFlows(b, ns, netip.AddrPortFrom(last.Addr, last.Port)), "flow-ns")
 }
 
+// BenchmarkExclusive measures what n exclusive addresses cost somebody else's new flow within
+// the node, which passes nat once and filter twice, and how long it takes to load them and
+// to change one. To be run with -benchtime 1x.
+func BenchmarkExclusive(b *testing.B) {
+	for _, v := range []Variant{NFT, Legacy} {
+		for _, n := range []int{0, 100, 1000, 5000} {
+			b.Run(fmt.Sprintf("%s/%d", v, n), func(b *testing.B) {
+				for b.Loop() {
+					ns, c := inNamespace(b, v)
+					p := newProgrammer(b, c)
+					addrs := make([]netip.Addr, n+1)
+					for i := range addrs {
+						addrs[i] = netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})
+					}
+					mustProgram(b, p, manyFrontends(1))
+					for _, what := range []struct {
+						name string
+						of   []netip.Addr
+					}{{"load-ms", addrs[1:]}, {"change-ms", addrs[:n]}} {
+						start := time.Now()
+						mustProgram(b, p, manyFrontends(1).WithExclusive(what.of))
+						b.ReportMetric(float64(time.Since(start).Microseconds())/1000, what.name)
+					}
+					b.ReportMetric(newFlows(b, ns, netip.MustParseAddrPort("127.0.0.1:9")), "flow-ns")
+				}
+			})
+		}
+	}
+}
+
 // newFlows returns how many nanoseconds one new flow takes to send its first datagram,
 // which on the loopback is delivered by then.
 func newFlows(b *testing.B, ns *netns.Namespace, to netip.AddrPort) float64 {

@@ -73,7 +73,7 @@ func (t *target) changes(m image) *change {
 	chains := make(map[place]bool, len(m.chains)) // wanted
 	c.ordered(t, m, chains)
 	c.bags(t, m, chains)
-	c.exclusives(t, m)
+	c.exclusives(t, m, chains)
 	for key, old := range found {
 		switch {
 		case t.kept[key]:
@@ -159,7 +159,7 @@ func (c *change) bags(t *target, m image, chains map[place]bool) {
 		}
 		has := make(map[string]bool, len(present))
 		for _, rule := range present {
-			if _, exclusive := exclusiveOf(at, rule); exclusive {
+			if toNeighbourhood(rule) {
 				continue
 			}
 			if has[rule] || (!wanted[member{at.chain, rule}] && len(t.kept) == 0) {
@@ -168,7 +168,7 @@ func (c *change) bags(t *target, m image, chains map[place]bool) {
 			has[rule] = true
 		}
 		add := "-A "
-		if at.chain == servicesChain { // those of exclusive addresses are behind all others
+		if at.chain == servicesChain { // the ways to exclusive addresses are behind all others
 			add = "-I "
 		}
 		var missing []string

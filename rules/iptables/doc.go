@@ -3,16 +3,21 @@
 // that Limitations names, and slower: its cost is that of the whole State.
 //
 //	nat PREROUTING ──┐ jump, first
-//	nat OUTPUT ──────┴─ PORTWAY-SERVICES   one rule for 256 ports of an address
-//	                        │ goto                          │ none: not ours
-//	                    PORTWAY-AT-<hash of those>          ▼
-//	                        │ goto, one rule a listener  returns
-//	                    PORTWAY-<hash of the listener>
-//	                        ├─ conntrack mark |= bit
-//	                        ├─ refused share, drawn: goto PORTWAY-REFUSE ─ packet mark |= bit, accept
-//	                        ├─ endpoints on this node, each drawn: DNAT
-//	                        ├─ packet mark |= bit
-//	                        └─ endpoints elsewhere, each drawn but for the last: DNAT
+//	nat OUTPUT ──────┴─ PORTWAY-SERVICES   one rule for 256 ports of an address, and behind
+//	                        │              those one for 256 addresses if any is exclusive;
+//	                        │              none: not ours, returns
+//	                        ├─ jump PORTWAY-AT-<hash of the ports>, one rule a listener: goto
+//	                        │  PORTWAY-<hash of the listener>
+//	                        │     ├─ conntrack mark |= bit
+//	                        │     ├─ refused share, drawn: goto PORTWAY-REFUSE ─ packet mark |= bit, accept
+//	                        │     ├─ endpoints on this node, each drawn: DNAT
+//	                        │     ├─ packet mark |= bit
+//	                        │     └─ endpoints elsewhere, each drawn but for the last: DNAT
+//	                        └─ goto PORTWAY-EX-<hash of the addresses>, one rule an address: goto
+//	                           PORTWAY-EXCLUSIVE
+//	                              ├─ an interface of the node has it: returns
+//	                              ├─ ICMP echo request: REDIRECT
+//	                              └─ accept, for filter to refuse
 //
 //	nat POSTROUTING ─ PORTWAY-POSTROUTING  only flows with our bit that were translated
 //	                        ├─ with the packet mark: masquerade (the endpoint is elsewhere)
@@ -20,9 +25,13 @@
 //
 //	filter INPUT ────┐
 //	filter FORWARD ──┼─ PORTWAY-FILTER
-//	filter OUTPUT ───┘      ├─ INVALID: PORTWAY-INVALID  from an endpoint: drop
-//	                        └─ with the packet mark, not translated: PORTWAY-REFUSE
-//	                                     TCP: reset; UDP: drop
+//	filter OUTPUT ───┘      ├─ with the packet mark, not translated: PORTWAY-REFUSE
+//	                        │            TCP: reset; UDP: drop
+//	                        └─ not ESTABLISHED: PORTWAY-UNESTABLISHED
+//	                                     ├─ INVALID: PORTWAY-INVALID  from an endpoint: drop
+//	                                     └─ PORTWAY-EXCLUSIVE ─ PORTWAY-EX-<hash>  as in nat
+//	                                            └─ PORTWAY-UNOWNED  an interface has it: returns
+//	                                               INVALID: drop; TCP: reset; UDP: port unreachable; else: drop
 //
 // Shares need no slots: each rule of a listener's chain takes its part of what those
 // before it left over, as a multiple of 2⁻³¹ (xt_statistic), so that a share is within
@@ -43,20 +52,28 @@
 // goes. It does not use ipset or mangle. It does not watch the kernel: somebody has to ask
 // Disturbed, which looks.
 //
+// A new flow of anybody passes one rule for each neighbourhood of exclusive addresses in nat,
+// and so does each packet of a flow that nobody answers in filter. ACCEPT keeps rules behind
+// us in the same table from translating what is to be refused, but not the nf_tables chains
+// of others.
+//
 // # Order and atomicity
 //
 // The kernel takes a table at once, in both variants, and a packet meets one generation
 // of it. An update is one iptables-restore --noflush a family: what listeners rely on in
-// filter, then all of nat, then what nothing leads to any more. Jumps from built-in chains
-// come last; one that others have put rules in front of is moved there again at once.
+// filter, then all of nat, then the rules for exclusive addresses and what nothing leads to
+// any more. Jumps from built-in chains come last; one that others have put rules in front
+// of is moved there again at once.
 //
 // # What is known of the kernel
 //
 // Every Program reads our chains, two iptables-save a family, and writes what differs; so
 // restarts, failures and strangers' changes take the same path. A chain with an order is
 // known by a hash of its rules in the comment of the first one, and by its length, because
-// versions of iptables print rules differently; the rules of PORTWAY-SERVICES, -AT-, -HAIRPIN
-// and -INVALID, which have no order, come and go one by one. How a chain with an order is
+// versions of iptables print rules differently; the rules of PORTWAY-SERVICES, -AT-, -HAIRPIN,
+// -INVALID, -EX- and -EXCLUSIVE in filter, which have no order, come and go one by one. Those of
+// PORTWAY-SERVICES for listeners are inserted in front, those for exclusive addresses
+// appended; that others moved one of these is not noticed. How a chain with an order is
 // printed is learned when it is first read after it was written: a rule that others replaced
 // before that, or before a restart, is not noticed.
 //
@@ -87,7 +104,15 @@
 //   - What is refused gets a reset or no answer, without ICMP (TestAllIsRefused).
 //   - An endpoint sees the client, unless it is elsewhere or the client itself
 //     (TestMasquerade).
-//   - No update and no restart refuses a connection (TestUpdatesRefuseNothing).
+//   - No update and no restart refuses a connection (TestUpdatesRefuseNothing), nor does
+//     the upgrade from a release without exclusive addresses (TestUpgradeRefusesNothing).
+//   - What nobody serves of an exclusive address is refused, in whatever state conntrack
+//     has it (TestEveryShareIsExact, TestLatePacketsToExclusiveAddresses), but its listeners
+//     come first (TestListenersComeFirst). A partial State takes no address away that it does
+//     not know (TestPartialStateKeepsExclusive), what others did is mended
+//     (TestExclusiveIsHealed), and one that cannot be exclusive keeps nothing else
+//     (TestMisfitIsTold). Without REDIRECT or address types all else works
+//     (TestWithoutWhatExclusiveLikes).
 //   - What others flush, delete, add or put in front of our jumps is mended, and a look
 //     tells that it has to be (TestStrangersFlushIsHealed); so is a rule that they replaced
 //     (TestReplacedRuleIsMended). What they do to rules of their own is no disturbance

@@ -1,6 +1,8 @@
 package iptables
 
 import (
+	"crypto/sha256"
+	"encoding/base32"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -53,46 +55,76 @@ func unowned(able ability, ipv6 bool) []string {
 		"-j DROP")
 }
 
-// exclusivePlaces are the chains with a rule for each exclusive address, and where it
-// leads.
-var exclusivePlaces = [...]struct {
-	place
-	to string
-}{
-	{place{natTable, servicesChain}, exclusiveChain},
-	{place{filterTable, exclusiveChain}, unownedChain},
+// netPrefix is what the names of the chains begin with that the exclusive addresses of a
+// neighbourhood are in: packets to others pass one rule for each of them, not for each
+// address. Sources of UDP that nobody answers pay that for each packet.
+const netPrefix = prefix + "EX-"
+
+// neighbourhood is the chain for an address and its neighbours, and the rule that leads to
+// it.
+func neighbourhood(addr netip.Addr) (name, rule string) {
+	const neighbours = 8 // bits
+	net := netip.PrefixFrom(addr, addr.BitLen()-neighbours).Masked()
+	sum := sha256.Sum256([]byte(net.String()))
+	name = netPrefix + base32.StdEncoding.EncodeToString(sum[:10])
+	return name, fmt.Sprintf("-d %s -g %s", net, name)
 }
 
-// exclusiveOf reads back which address a rule in such a chain is for.
-func exclusiveOf(at place, rule string) (netip.Addr, bool) {
-	for _, p := range exclusivePlaces {
-		text, is := strings.CutSuffix(rule, " -g "+p.to)
-		if p.place != at || !is {
-			continue
-		}
-		prefix, err := netip.ParsePrefix(strings.TrimPrefix(text, "-d "))
-		return prefix.Addr(), err == nil && prefix.IsSingleIP() && strings.HasPrefix(text, "-d ")
-	}
-	return netip.Addr{}, false
+// exclusivePlaces are, by table, the chain with the ways to neighbourhoods, and the chain
+// that an address in one leads to.
+var exclusivePlaces = [...]struct{ table, from, to string }{
+	{natTable, servicesChain, exclusiveChain},
+	{filterTable, exclusiveChain, unownedChain},
 }
+
+// toNeighbourhood reports whether a rule leads to one.
+func toNeighbourhood(rule string) bool { return strings.Contains(rule, " -g "+netPrefix) }
 
 // exclusives compares the exclusive addresses. It adds them last, once the listeners are
 // there that they would be refused without.
-func (c *change) exclusives(t *target, m image) {
+func (c *change) exclusives(t *target, m image, chains map[place]bool) {
 	for _, p := range exclusivePlaces {
-		last := c.tidyOf(p.table)
-		has := make(map[netip.Addr]bool)
-		for _, rule := range m.chains[p.place] {
-			addr, is := exclusiveOf(p.place, rule)
-			if is && (has[addr] || !t.exclusive[addr]) {
-				last.lines = append(last.lines, "-D "+p.chain+" "+rule)
-			}
-			has[addr] = has[addr] || is
-		}
+		from, wanted := place{p.table, p.from}, make(map[place][]string)
 		for _, addr := range slices.SortedFunc(maps.Keys(t.exclusive), netip.Addr.Compare) {
-			if !has[addr] {
-				last.lines = append(last.lines, fmt.Sprintf("-A %s -d %s -g %s", p.chain, host(addr), p.to))
+			name, rule := neighbourhood(addr)
+			in := place{p.table, name}
+			wanted[in] = append(wanted[in], fmt.Sprintf("-d %s -g %s", host(addr), p.to))
+			if n := len(wanted[from]); n == 0 || wanted[from][n-1] != rule {
+				wanted[from] = append(wanted[from], rule)
 			}
+		}
+		for _, in := range slices.SortedFunc(maps.Keys(wanted), place.compare) {
+			if _, exists := m.chains[in]; !exists && in != from {
+				base := c.baseOf(p.table)
+				base.declare = append(base.declare, declare(in.chain))
+			}
+			if in != from {
+				chains[in] = true
+				c.list(in, wanted[in], m.chains[in])
+			}
+		}
+		ways := slices.DeleteFunc(slices.Clone(m.chains[from]), func(rule string) bool { return !toNeighbourhood(rule) })
+		c.list(from, wanted[from], ways)
+	}
+}
+
+// list compares rules that have no order, and appends those that are missing.
+func (c *change) list(at place, wanted, present []string) {
+	last := c.tidyOf(at.table)
+	has := make(map[string]bool, len(present))
+	for _, rule := range wanted {
+		has[rule] = false
+	}
+	for _, rule := range present {
+		if twice, wanted := has[rule]; twice || !wanted {
+			last.lines = append(last.lines, "-D "+at.chain+" "+rule)
+			continue
+		}
+		has[rule] = true
+	}
+	for _, rule := range wanted {
+		if !has[rule] {
+			last.lines = append(last.lines, "-A "+at.chain+" "+rule)
 		}
 	}
 }
@@ -115,12 +147,22 @@ func (p *pass) exclusives(k *kernel, present image) map[netip.Addr]bool {
 		return out
 	}
 	last := p.Programmer.state
-	for _, place := range exclusivePlaces {
-		for _, rule := range present.chains[place.place] {
-			if addr, is := exclusiveOf(place.place, rule); is && (last == nil || !last.IsExclusive(addr)) {
+	for at, list := range present.chains {
+		if !strings.HasPrefix(at.chain, netPrefix) {
+			continue
+		}
+		for _, rule := range list {
+			if addr, is := exclusiveOf(rule); is && (last == nil || !last.IsExclusive(addr)) {
 				out[addr] = true
 			}
 		}
 	}
 	return out
+}
+
+// exclusiveOf reads back which address a rule in a neighbourhood is for.
+func exclusiveOf(rule string) (netip.Addr, bool) {
+	text, _, _ := strings.Cut(strings.TrimPrefix(rule, "-d "), " ")
+	prefix, err := netip.ParsePrefix(text)
+	return prefix.Addr(), err == nil && prefix.IsSingleIP()
 }

@@ -80,9 +80,9 @@ func TestListenersComeFirst(t *testing.T) {
 					n.Fatal(err)
 				}
 				services := m.chains[place{natTable, servicesChain}]
-				at := slices.IndexFunc(services, func(rule string) bool { return strings.HasSuffix(rule, exclusiveChain) })
+				at := slices.IndexFunc(services, func(rule string) bool { return toNeighbourhood(rule) })
 				if at != len(services)-1 || at < 0 {
-					n.Errorf("%s: rule %d of %q is the exclusive one", of, at, services)
+					n.Errorf("%s: rule %d of %q leads to the exclusive one", of, at, services)
 				}
 			}
 		}
@@ -103,11 +103,11 @@ func TestExclusiveTouchesOnlyTheDifference(t *testing.T) {
 			want int
 		}{
 			{base, -1},
-			{base.WithExclusive(all), 2 * len(all)},
+			{base.WithExclusive(all), 2*len(all) + 4*2}, // in each table and family a neighbourhood, and the way there
 			{base.WithExclusive(slices.Clone(all)), 0},
 			{base.WithExclusive(all[1:]), 2},
 			{base.WithExclusive(all[:len(all)-1]), 4},
-			{base, 2 * (len(all) - 1)},
+			{base, 4 * 3}, // emptied, deleted, and the way there
 		} {
 			if got := mustProgram(n.T, p, step.s).Operations; step.want >= 0 && got != step.want {
 				n.Errorf("step %d: %d operations, want %d", i, got, step.want)
@@ -156,13 +156,17 @@ func TestMisfitIsTold(t *testing.T) {
 func TestExclusiveIsHealed(t *testing.T) {
 	eachVariant(t, func(n *node) {
 		p := newProgrammer(n.T, n.c)
-		s := manyFrontends(3).WithExclusive([]netip.Addr{netip.MustParseAddr("192.0.2.9")})
+		addr := netip.MustParseAddr("192.0.2.9")
+		s := manyFrontends(3).WithExclusive([]netip.Addr{addr})
 		mustProgram(n.T, p, s)
+		name, way := neighbourhood(addr)
 		for _, line := range []string{
-			"-t nat -D PORTWAY-SERVICES -d 192.0.2.9/32 -g PORTWAY-EXCLUSIVE",
+			"-t nat -D PORTWAY-SERVICES " + way,
+			"-t nat -F " + name,
+			"-t nat -A PORTWAY-SERVICES -d 192.0.3.0/24 -g " + name,
+			"-t nat -A " + name + " -d 192.0.2.10/32 -g PORTWAY-EXCLUSIVE",
 			"-t filter -F PORTWAY-EXCLUSIVE",
-			"-t nat -A PORTWAY-SERVICES -d 192.0.2.10/32 -g PORTWAY-EXCLUSIVE",
-			"-t filter -A PORTWAY-EXCLUSIVE -d 192.0.2.9/32 -g PORTWAY-UNOWNED",
+			"-t filter -A " + name + " -d 192.0.2.9/32 -g PORTWAY-UNOWNED",
 			"-t filter -A PORTWAY-EXCLUSIVE -s 192.0.2.9/32 -j DROP",
 			"-t filter -F PORTWAY-UNOWNED",
 		} {
@@ -179,7 +183,9 @@ func TestExclusiveIsHealed(t *testing.T) {
 // far as they differ.
 const formerShape = `*nat
 :PORTWAY-EXCLUSIVE - [0:0]
+:PORTWAY-EX-4M3JCX7RPH2TNSHI - [0:0]
 :PORTWAY-SERVICES - [0:0]
+-X PORTWAY-EX-4M3JCX7RPH2TNSHI
 -A PORTWAY-SERVICES -d 192.0.2.1/32 -p tcp -m tcp --dport 1:255 -g PORTWAY-AT-DU7QPMYYSHH54NTH
 -X PORTWAY-EXCLUSIVE
 COMMIT
@@ -188,6 +194,8 @@ COMMIT
 :PORTWAY-UNESTABLISHED - [0:0]
 :PORTWAY-EXCLUSIVE - [0:0]
 :PORTWAY-UNOWNED - [0:0]
+:PORTWAY-EX-4M3JCX7RPH2TNSHI - [0:0]
+-X PORTWAY-EX-4M3JCX7RPH2TNSHI
 -A PORTWAY-FILTER -m comment --comment "portway #f758105352fdafe4" -m conntrack --ctstate INVALID -g PORTWAY-INVALID
 -A PORTWAY-FILTER -m mark --mark 0x40/0x40 -g PORTWAY-REFUSE
 -X PORTWAY-UNESTABLISHED
@@ -209,7 +217,7 @@ func TestUpgradeRefusesNothing(t *testing.T) {
 		upgrades := 0
 		for end := time.Now().Add(2 * time.Second); time.Now().Before(end); upgrades++ {
 			command(l.t, l.Node, fmt.Sprintf("iptables-%s-restore --noflush < %s", l.c.Variant, file))
-			if now := saved(l.t, l.Node, l.c.Variant); strings.Count(now, "-g PORTWAY-EXCLUSIVE") > 0 {
+			if now := saved(l.t, l.Node, l.c.Variant); strings.Contains(now, "-g PORTWAY-EX") {
 				l.t.Fatalf("not the former shape:\n%s", now)
 			}
 			mustProgram(l.t, newProgrammer(l.t, l.c), s)

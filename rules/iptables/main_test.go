@@ -122,7 +122,7 @@ func readBack(tb testing.TB, c Config) map[string]map[string][]string {
 				return err
 			}
 			for at := range m.chains {
-				if slices.Contains(bags[:], at) || strings.HasPrefix(at.chain, bucketPrefix) {
+				if slices.Contains(bags[:], at) || strings.HasPrefix(at.chain, bucketPrefix) || strings.HasPrefix(at.chain, netPrefix) {
 					slices.Sort(m.chains[at])
 				}
 			}

@@ -6,9 +6,16 @@
 //	output ──────┴─ nat, -101
 //	     │ jump
 //	  services ─── daddr . l4proto . dport  vmap @listeners4 / @listeners6
-//	     │ goto                                                │ no element: not ours
-//	     ├─ random-N   slot = random mod N                     ▼
-//	     ├─ flow-N     slot = hash(saddr . sport) mod N      accept
+//	     │ goto                                                │ no element
+//	     │                                          daddr @exclusive4 / @exclusive6
+//	     │                                            │ goto       │ no element: not ours
+//	     │                                        exclusive        ▼
+//	     │          ICMP echo request: redirect ──────┤          accept
+//	     │                                            └─ unowned
+//	     │                                      an interface has daddr: return
+//	     │                                      TCP: reset; UDP: port unreachable; else: drop
+//	     ├─ random-N   slot = random mod N
+//	     ├─ flow-N     slot = hash(saddr . sport) mod N
 //	     ├─ client-N   slot = hash(saddr) mod N, N = rules.ClientSlots
 //	     │     └─ ct mark |= bit, dnat to @slots4[daddr . l4proto . dport . slot]
 //	     │                          └─ no such slot: goto refuse
@@ -20,8 +27,11 @@
 //	     ├─ endpoint on this node (@local4)           keep the client's address
 //	     └─ endpoint elsewhere                        masquerade fully-random
 //
-//	filter-prerouting ──┐  filter: packets that conntrack finds invalid
-//	filter-output ──────┴─ goto invalid ─ saddr . l4proto . sport in @endpoints4: drop
+//	filter-prerouting ──┐  filter: packets of no established flow
+//	filter-output ──────┴─ goto unestablished
+//	                         ├─ conntrack finds it invalid: jump invalid
+//	                         │     └─ saddr . l4proto . sport in @endpoints4: drop
+//	                         └─ daddr in @exclusive4: goto unowned, where what is invalid is dropped
 //
 // Rules are static and everything that changes is an element. There is a chain
 // random-N and a chain flow-N for each rung N of rules.Ladder, shared by all
@@ -112,12 +122,20 @@
 //     send passes (TestInvalidSegmentsOfEndpointsEndHere,
 //     TestInvalidPacketsOfEndpointsAreDropped). So do flows that others translate or mark
 //     (TestFlowsOfOthersAreNotMasqueraded).
+//   - No address is exclusive before its listeners are there, whatever fails
+//     (TestExclusiveComesAfterItsListeners), a partial State takes none away that it does
+//     not know (TestPartialStateKeepsExclusive), and one that cannot be exclusive keeps
+//     nothing else (TestMisfitIsTold). That nothing of theirs leaves the node is in
+//     integration/netns (TestUnownedIsRefused, TestNothingLateLeaves).
+//   - A table that a release without exclusive addresses made is upgraded without a
+//     refused connection (TestUpgradeRefusesNothing).
 //   - The mark is the configured one, in whatever chain (TestFlowsCarryTheConfiguredMark).
 //   - What the kernel no longer holds is told once (TestResultsNameWhatIsRemoved).
 //   - Without the kernel's features or the right to use them, New says in one
 //     sentence what is missing (TestProbeSaysWhatIsMissing,
 //     TestProbeNamesTheFeatureAndTheKernel), and tries it where it counts
-//     (TestProbeTriesInTheHook). Without reject all else works (TestWithoutReject).
+//     (TestProbeTriesInTheHook). Without reject all else works (TestWithoutReject), and
+//     without redirection or route lookups (TestWithoutWhatExclusiveLikes).
 //   - Cleanup removes our table only (TestCleanupLeavesOthersAlone), and to probe the
 //     kernel touches none (TestProbeLeavesOthersAlone) but what a killed probe left
 //     (TestWhatAProbeLeftIsRemoved).
