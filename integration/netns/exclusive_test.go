@@ -41,7 +41,7 @@ func (l *poolLab) refuses(from *netns.Namespace, to netip.AddrPort) {
 // refused on the node, whoever sends it, and nothing of it leaves the node.
 func TestUnownedIsRefused(t *testing.T) {
 	t.Parallel()
-	eachBackend(t, func(l *poolLab) {
+	inEachPool(t, func(l *poolLab) {
 		l.program(l.serving("foo-2"))
 		for _, addr := range poolAddrs {
 			l.loses("not exclusive", func() {
@@ -73,7 +73,7 @@ func TestUnownedIsRefused(t *testing.T) {
 // and once the address is nobody's, the node forwards to it as to any other.
 func TestExclusiveOutlivesItsListeners(t *testing.T) {
 	t.Parallel()
-	eachBackend(t, func(l *poolLab) {
+	inEachPool(t, func(l *poolLab) {
 		l.program(l.serving("foo-1").WithExclusive(poolAddrs))
 		var conns []*netns.Conn
 		for _, addr := range poolAddrs {
@@ -127,7 +127,7 @@ const (
 // does not look at it, nor what has no ports. A connection is not ended by it.
 func TestNothingLateLeaves(t *testing.T) {
 	t.Parallel()
-	eachBackend(t, func(l *poolLab) {
+	inEachPool(t, func(l *poolLab) {
 		l.program(l.serving("foo-1").WithExclusive(poolAddrs))
 		client := map[bool]netip.Addr{true: netns.ClientAddr4, false: netns.ClientAddr6}
 		for _, addr := range poolAddrs {
@@ -187,7 +187,7 @@ func TestNothingLateLeaves(t *testing.T) {
 // TestUntrackedIsRefused: somebody else keeps conntrack from looking at the packets.
 func TestUntrackedIsRefused(t *testing.T) {
 	t.Parallel()
-	eachBackend(t, func(l *poolLab) {
+	inEachPool(t, func(l *poolLab) {
 		l.program(l.serving("foo-1").WithExclusive(poolAddrs))
 		loadRules(l.t, l.Node, `
 			table inet others {
@@ -206,7 +206,7 @@ func TestUntrackedIsRefused(t *testing.T) {
 // somebody else answers go on.
 func TestFlowsOlderThanTheAddress(t *testing.T) {
 	t.Parallel()
-	eachBackend(t, func(l *poolLab) {
+	inEachPool(t, func(l *poolLab) {
 		l.program(l.serving("foo-1"))
 		for _, addr := range poolAddrs {
 			from := netip.AddrPortFrom(netns.ClientAddr4, 30001)
@@ -263,7 +263,7 @@ func TestFlowsOlderThanTheAddress(t *testing.T) {
 // same is reached.
 func TestAddressOfAnInterface(t *testing.T) {
 	t.Parallel()
-	eachBackend(t, func(l *poolLab) {
+	inEachPool(t, func(l *poolLab) {
 		l.program(l.serving("foo-1").WithExclusive(poolAddrs))
 		for _, addr := range poolAddrs {
 			at := netip.AddrPortFrom(addr, 81)
@@ -298,18 +298,18 @@ func TestAddressOfAnInterface(t *testing.T) {
 // which he translates behind us, as kube-proxy does.
 func TestOthersTranslateNothing(t *testing.T) {
 	t.Parallel()
-	eachBackend(t, func(l *poolLab) {
+	inEachPool(t, func(l *poolLab) {
 		l.program(l.serving("foo-1"))
 		others := `
 			table inet others {
 				chain p { type nat hook prerouting priority dstnat; ip daddr 198.51.100.200 tcp dport 81 dnat ip to 10.244.1.11:6000; }
 				chain o { type nat hook output priority -100; ip daddr 198.51.100.200 tcp dport 81 dnat ip to 10.244.1.11:6000; }
 			}`
-		if l.variant == "" {
+		if l.on.variant == "" {
 			loadRules(l.t, l.Node, others)
 		} else {
 			for _, chain := range []string{"PREROUTING", "OUTPUT"} {
-				if out, err := l.Node.Output("iptables-"+string(l.variant), "-t", "nat", "-A", chain,
+				if out, err := l.Node.Output("iptables-"+l.on.variant, "-t", "nat", "-A", chain,
 					"-d", "198.51.100.200", "-p", "tcp", "--dport", "81", "-j", "DNAT", "--to-destination", "10.244.1.11:6000"); err != nil {
 					l.t.Fatal(err, out)
 				}

@@ -1,7 +1,6 @@
 package netns_test
 
 import (
-	"context"
 	"errors"
 	"net/netip"
 	"regexp"
@@ -10,8 +9,6 @@ import (
 
 	"github.com/portway-dev/portway/internal/netns"
 	"github.com/portway-dev/portway/rules"
-	"github.com/portway-dev/portway/rules/iptables"
-	"github.com/portway-dev/portway/rules/nftables"
 )
 
 // poolAddrs are in the network between the client and the node, and no interface has them.
@@ -50,51 +47,28 @@ table netdev overhear {
 // comes back.
 type poolLab struct {
 	*netns.Lab
-	t       *testing.T
-	backend programmer
-	variant iptables.Variant // empty: nftables
+	t  *testing.T
+	on backend
+	programmer
 }
 
-// programmer is a backend.
-type programmer interface {
-	Program(ctx context.Context, state *rules.State) (rules.Results, error)
-}
-
-// eachBackend runs a test in a lab for each backend that this machine has.
-func eachBackend(t *testing.T, test func(*poolLab)) {
+// inEachPool runs a test in a lab of its own for each backend and variant.
+func inEachPool(t *testing.T, test func(*poolLab)) {
 	t.Helper()
-	run := func(name string, variant iptables.Variant, open func(node *netns.Namespace) (programmer, error)) {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			l := newPoolLab(t)
-			l.variant = variant
-			var err error
-			if l.backend, err = open(l.Node); err != nil {
-				t.Fatal(err)
-			}
-			test(l)
+	eachVariant(t, func(on trial) {
+		on.Parallel()
+		l := newPoolLab(on.T)
+		l.on = on.backend
+		err := l.Node.Do(func() (err error) {
+			l.programmer, err = on.open()
+			return err
 		})
-	}
-	run("nftables", "", func(node *netns.Namespace) (programmer, error) {
-		c := nftables.DefaultConfig()
-		c.NetNS = node.Handle()
-		p, err := nftables.New(c)
-		if err == nil {
-			t.Cleanup(func() { _ = p.Close() })
+		if err != nil {
+			on.Fatal(err)
 		}
-		return p, err
+		on.Cleanup(func() { _ = l.programmer.Close() })
+		test(l)
 	})
-	for _, variant := range []iptables.Variant{iptables.NFT, iptables.Legacy} {
-		if out, err := netns.ForTest(t, "tables").Output("iptables-"+string(variant), "-t", "nat", "-L", "-n"); err != nil {
-			t.Logf("no variant %s here: %s", variant, out)
-			continue
-		}
-		run("iptables-"+string(variant), variant, func(node *netns.Namespace) (programmer, error) {
-			c := iptables.DefaultConfig()
-			c.NetNS, c.Variant = node.Handle(), variant
-			return iptables.New(c)
-		})
-	}
 }
 
 func newPoolLab(t *testing.T) *poolLab {
@@ -130,7 +104,7 @@ func (l *poolLab) leadToNode(addr netip.Addr) error {
 // program brings a State into the kernel of the node.
 func (l *poolLab) program(s *rules.State) {
 	l.t.Helper()
-	results, err := l.backend.Program(l.t.Context(), s)
+	results, err := l.Program(l.t.Context(), s)
 	if err != nil || len(results.Errors) > 0 {
 		l.t.Fatalf("%v, errors %v", err, results.Errors)
 	}

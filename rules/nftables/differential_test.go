@@ -98,6 +98,10 @@ func (in *interpreter) checkFlow(s *rules.State, p rules.Packet, cold bool) {
 	in.Helper()
 	for _, h := range hooks {
 		want := s.Match(p)
+		if want.Unowned {
+			in.checkUnowned(p, h)
+			continue
+		}
 		if h[len(h)-1] != "postrouting" {
 			for i := range want.Outcomes {
 				want.Outcomes[i].Masquerade = false // nothing is masqueraded in input
@@ -117,10 +121,25 @@ func (in *interpreter) checkFlow(s *rules.State, p rules.Packet, cold bool) {
 	}
 }
 
+// checkUnowned checks that a packet to an exclusive address that nobody serves is refused,
+// the first one of a flow and a late one.
+func (in *interpreter) checkUnowned(p rules.Packet, hooks []string) {
+	in.Helper()
+	for state, want := range map[string]rulestest.Verdict{rulestest.New: rulestest.Unowned(p), rulestest.Invalid: rulestest.Dropped} {
+		leaves, err := in.table.Follow(rulestest.Packet{Protocol: p.Protocol, Src: p.Src, Dst: p.Dst, State: state}, hooks...)
+		if err != nil {
+			in.Fatalf("%v: %v", p, err)
+		}
+		if len(leaves) != 1 || leaves[0].Verdict != want {
+			in.Errorf("%v %s %v leads to %+v, want %s", hooks, state, p, leaves, want)
+		}
+	}
+}
+
 func checkState(t *testing.T, seed uint64) {
 	t.Helper()
 	r := rand.New(rand.NewPCG(seed, 1))
-	s := rulestest.State(r)
+	s := rulestest.State(r).WithExclusive(rulestest.Exclusive(r))
 	c := DefaultConfig()
 	c.Mark = 1 << r.IntN(32)
 	in := rendered(t, c, s)

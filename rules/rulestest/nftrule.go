@@ -92,8 +92,13 @@ var statements = []statement{
 	{[]string{"comment"}, commented},
 	{[]string{"counter"}, counted},
 	{[]string{"meta", "nfproto"}, ofFamily},
+	{[]string{"icmp", "type", "echo-request"}, never},
+	{[]string{"icmpv6", "type", "echo-request"}, never},
+	{[]string{"fib", "daddr", "type", "local"}, never},
 	{[]string{"meta", "l4proto"}, ofProtocol},
+	{[]string{"ct", "state", "!", "established"}, always},
 	{[]string{"ct", "state"}, inState},
+	{[]string{"ct", "status", "!", "confirmed"}, unconfirmed},
 	{[]string{"ct", "status", "!", "dnat"}, untranslated},
 	{[]string{"ct", "mark", "set", "ct", "mark", "|"}, mark},
 	{[]string{"ct", "mark", "&"}, marked},
@@ -101,6 +106,7 @@ var statements = []statement{
 	{[]string{"dnat", "ip6", "to"}, translate},
 	{[]string{"masquerade", "fully-random"}, masquerade},
 	{[]string{"reject", "with", "tcp", "reset"}, reset},
+	{[]string{"reject"}, unreachable},
 	{[]string{"drop"}, drop},
 	{[]string{"return"}, returned},
 	{[]string{"jump"}, jump},
@@ -135,6 +141,25 @@ func ofProtocol(w *nftWalker, t thread) error { return w.is(t, t.Protocol.String
 
 func inState(w *nftWalker, t thread) error {
 	return w.is(t, strings.ToLower(t.State), "new", "invalid")
+}
+
+// always: all packets here are the first of their flow, or invalid.
+func always(w *nftWalker, t thread) error {
+	w.matches(t, true)
+	return nil
+}
+
+// never: no packet here is of ICMP, or for an address of an interface.
+func never(w *nftWalker, t thread) error {
+	w.matches(t, false)
+	return nil
+}
+
+// unconfirmed: no entry is confirmed before its first packet has left the last hook, and an
+// invalid packet has none to ask.
+func unconfirmed(w *nftWalker, t thread) error {
+	w.matches(t, t.State == New)
+	return nil
 }
 
 // is reads one of the words that may stand there, which is to be the packet's.
@@ -183,6 +208,16 @@ func reset(w *nftWalker, t thread) error {
 		return errors.New("it is not of TCP")
 	}
 	w.leave(t.Packet, Reset, t.probability)
+	return nil
+}
+
+// unreachable: without a word of what, it is of the port.
+func unreachable(w *nftWalker, t thread) error {
+	verdict := Unreachable
+	if t.Dst.Addr().Is6() {
+		verdict = Unreachable6
+	}
+	w.leave(t.Packet, verdict, t.probability)
 	return nil
 }
 
