@@ -188,6 +188,8 @@ func (r *reader) read(id setID, e rawElement) bool {
 		if !addr.IsValid() || len(key) != 0 {
 			return false
 		}
+		_, listed := r.exclusive[addr]
+		r.torn = r.torn || listed
 		r.exclusive[addr] = struct{}{}
 		return true
 	case kindLocal:

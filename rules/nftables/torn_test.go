@@ -3,6 +3,7 @@ package nftables
 import (
 	"errors"
 	"maps"
+	"net/netip"
 	"testing"
 
 	"github.com/portway-dev/portway/rules"
@@ -13,7 +14,7 @@ func TestTornListingIsNoticed(t *testing.T) {
 	_, c := inNamespace(t)
 	all := maps.Clone(topologies["udp-refused-share"])
 	maps.Copy(all, topologies["local-hairpin"])
-	mustProgram(t, newProgrammer(t, c), stateOf(all))
+	mustProgram(t, newProgrammer(t, c), stateOf(all).WithExclusive([]netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("2001:db8::9")}))
 	q, err := openQuery(c)
 	if err != nil {
 		t.Fatal(err)
