@@ -104,7 +104,11 @@ func (l *poolLab) leadToNode(addr netip.Addr) error {
 // program brings a State into the kernel of the node.
 func (l *poolLab) program(s *rules.State) {
 	l.t.Helper()
-	results, err := l.Program(l.t.Context(), s)
+	var results rules.Results
+	err := l.Node.Do(func() (err error) {
+		results, err = l.Program(l.t.Context(), s)
+		return err
+	})
 	if err != nil || len(results.Errors) > 0 {
 		l.t.Fatalf("%v, errors %v", err, results.Errors)
 	}
