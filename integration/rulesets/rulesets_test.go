@@ -86,7 +86,7 @@ func TestListing(t *testing.T) {
 	if strings.Contains(first, "slots6 {") || !strings.Contains(first, "chain random-3 {") {
 		t.Errorf("empty sets are shown, or chains in use are not:\n%s", first)
 	}
-	if second := table.text(shown); strings.Contains(second, "chain ") || !strings.Contains(second, "# as above: refuse, draw, random-3, services, ") || !strings.Contains(second, "map slots4 {") {
+	if second := table.text(shown); strings.Contains(second, "chain ") || !strings.Contains(second, "# as above: refuse, draw, random-3, unowned, exclusive, services, ") || !strings.Contains(second, "map slots4 {") {
 		t.Errorf("the second time:\n%s", second)
 	}
 	for _, other := range []string{"", strings.Replace(text, "10.244.1.11 .", "10.244.1.12 .", 1), strings.Replace(text, "tcp reset", "icmp", 1)} {

@@ -153,15 +153,13 @@ func (c *change) bags(t *target, m image, chains map[place]bool) {
 	for _, at := range bags {
 		chains[at] = true
 		present, exists := m.chains[at]
+		present = slices.DeleteFunc(slices.Clone(present), toNeighbourhood)
 		base, tidy := c.baseOf(at.table), c.tidyOf(at.table)
 		if !exists {
 			base.declare = append(base.declare, declare(at.chain))
 		}
 		has := make(map[string]bool, len(present))
 		for _, rule := range present {
-			if toNeighbourhood(rule) {
-				continue
-			}
 			if has[rule] || (!wanted[member{at.chain, rule}] && len(t.kept) == 0) {
 				tidy.lines = append(tidy.lines, "-D "+at.chain+" "+rule)
 			}

@@ -80,7 +80,7 @@ func TestListenersComeFirst(t *testing.T) {
 					n.Fatal(err)
 				}
 				services := m.chains[place{natTable, servicesChain}]
-				at := slices.IndexFunc(services, func(rule string) bool { return toNeighbourhood(rule) })
+				at := slices.IndexFunc(services, toNeighbourhood)
 				if at != len(services)-1 || at < 0 {
 					n.Errorf("%s: rule %d of %q leads to the exclusive one", of, at, services)
 				}
