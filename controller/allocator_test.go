@@ -286,7 +286,6 @@ func TestNewLeaderKnowsWhatWasGiven(t *testing.T) {
 type world struct {
 	*allocatorBench
 	r       *rand.Rand
-	caches  [2]topology.Snapshot
 	history []map[types.NamespacedName]*gatewayv1.Gateway
 	at      [2]int // of history, what each controller sees
 	leader  int
