@@ -47,6 +47,9 @@ func openBackend(ctx context.Context, name string, mark uint32) (backend, error)
 	opened, err := openNFTables(mark)
 	var lacking *nftables.UnableError
 	if !errors.As(err, &lacking) {
+		if err == nil {
+			klog.FromContext(ctx).Info("This node gets nftables rules", "because", "auto prefers them: they do everything and are cheap at any size")
+		}
 		return opened, err
 	}
 	second, secondErr := openIPTables(mark)

@@ -17,6 +17,9 @@ const lookInterval = time.Second
 // which others change the built-in chains all the time would do little else.
 const lookRest = 10
 
+// longestRest bounds that: a pass may also take long because it waits for a lock.
+const longestRest = 15 * time.Second
+
 // lookout has the loop make a pass when others disturbed our rules. It works beside the loop
 // and looks only at what costs next to nothing.
 type lookout struct {
@@ -46,7 +49,7 @@ func (l *lookout) programmed(took time.Duration, restored bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.asked && !restored {
-		l.rests = l.clock.Now().Add(lookRest * took)
+		l.rests = l.clock.Now().Add(min(lookRest*took, longestRest))
 	}
 	l.asked = false
 }

@@ -14,6 +14,10 @@ type Traffic struct {
 	Addresses []netip.Addr
 }
 
+// ofHost reports whether the host has an address: others do not answer at those of pools,
+// whatever they listen at or translate.
+func (t Traffic) ofHost(addr netip.Addr) bool { return slices.Contains(t.Addresses, addr) }
+
 // destinations are where our flows go after translation. Read when first asked for:
 // few hosts have rules that depend on it.
 type destinations struct {

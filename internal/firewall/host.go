@@ -34,6 +34,8 @@ type Host struct {
 
 	full bool // the conntrack table was nearly full when last looked at
 
+	listed []Published // when last read
+
 	invalid     uint64 // packets, when last looked at
 	invalidSeen bool
 	invalidMany bool
@@ -59,8 +61,8 @@ func (h *Host) Findings(t Traffic) []Finding {
 	if t.State == nil {
 		return nil
 	}
-	out := h.portsInUse(t.State)
-	out = append(out, h.published(t.State)...)
+	out := h.portsInUse(t)
+	out = append(out, h.published(t)...)
 	out = append(out, h.loopback(t.State)...)
 	out = append(out, h.reversePath()...)
 	out = append(out, h.conntrack()...)

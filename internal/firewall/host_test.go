@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -26,7 +27,7 @@ func hostWith(files map[string]string, bridges ...Bridge) *Host {
 
 // one is a State with one Frontend and one local endpoint.
 func one(key rules.FrontendKey, endpoint string) Traffic {
-	return Traffic{State: rules.NewState(map[rules.FrontendKey]*rules.Frontend{key: {
+	return Traffic{Addresses: []netip.Addr{key.Addr}, State: rules.NewState(map[rules.FrontendKey]*rules.Frontend{key: {
 		Owner:    rules.Owner{Gateway: "default/gateway", Listener: "web"},
 		Backends: []rules.Backend{{Weight: 1, Endpoints: []rules.Endpoint{{Addr: netip.MustParseAddrPort(endpoint), Local: true}}}},
 	}}, nil)}
@@ -78,6 +79,29 @@ func TestPortInUse(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Who listens at any address of the host does not at those of pools.
+func TestPoolAddressIsNotInUse(t *testing.T) {
+	traffic := one(frontend("192.0.2.1", rules.TCP, 8080), "10.0.0.1:80")
+	traffic.Addresses = []netip.Addr{netip.MustParseAddr("192.0.2.9")}
+	h := hostWith(map[string]string{"thread-self/net/tcp": anyTCP})
+	h.Published = func() ([]Published, error) {
+		return []Published{{Protocol: rules.TCP, First: 8080, Last: 8080, Where: "chain DOCKER"}}, nil
+	}
+	if got := h.Findings(traffic); len(got) > 0 {
+		t.Errorf("%+v", got)
+	}
+	h.Published = func() ([]Published, error) {
+		return []Published{{Protocol: rules.TCP, First: 8080, Last: 8080, To: netip.MustParseAddr("192.0.2.1")}}, nil
+	}
+	if got := h.Findings(traffic); len(got) != 1 || got[0].Reason != ReasonHostPort {
+		t.Errorf("published at the pool's address: %+v", got)
+	}
+	h.Published = func() ([]Published, error) { return nil, errors.New("the lock is held") }
+	if got := h.Findings(traffic); len(got) != 1 {
+		t.Errorf("when nothing new is known: %+v", got)
 	}
 }
 

@@ -179,13 +179,21 @@ func (r *reader) published(ours string) ([]Published, error) {
 		family byte
 		name   string
 	}
-	translating := map[tableKey]bool{}
+	type chainKey struct {
+		tableKey
+		chain string
+	}
+	translating, elsewhere := map[tableKey]bool{}, map[chainKey]bool{}
 	for _, a := range answers {
 		key := tableKey{a.Family, netfilter.Text(a.Attrs.Get(unix.NFTA_CHAIN_TABLE))}
 		family, known := families[a.Family]
 		skip := !known || key.name == "kube-proxy" || key.name == ours || key.name == "nat" && family != "inet"
-		if c := parseChain(a); !skip && c.nat && c.hook == prerouting {
+		c := parseChain(a)
+		if !skip && c.nat && c.hook == prerouting {
 			translating[key] = true
+		}
+		if c.hook != noHook && c.hook != prerouting {
+			elsewhere[chainKey{key, c.name}] = true
 		}
 	}
 	var out []Published
@@ -196,11 +204,12 @@ func (r *reader) published(ours string) ([]Published, error) {
 			return out, fmt.Errorf("list the rules of table %s %s: %w", families[key.family], key.name, err)
 		}
 		for _, a := range rulesOf {
-			if netfilter.Text(a.Attrs.Get(unix.NFTA_RULE_TABLE)) != key.name {
+			chain := netfilter.Text(a.Attrs.Get(unix.NFTA_RULE_CHAIN))
+			if netfilter.Text(a.Attrs.Get(unix.NFTA_RULE_TABLE)) != key.name || elsewhere[chainKey{key, chain}] {
 				continue
 			}
 			if p, ok := publishedBy(parseExpressions(key.family, a.Attrs.Get(unix.NFTA_RULE_EXPRESSIONS))); ok {
-				p.Where = fmt.Sprintf("chain %s of table %s %s (nft)", netfilter.Text(a.Attrs.Get(unix.NFTA_RULE_CHAIN)), families[key.family], key.name)
+				p.Where = fmt.Sprintf("chain %s of table %s %s (nft)", chain, families[key.family], key.name)
 				out = append(out, p)
 			}
 		}
@@ -232,6 +241,11 @@ func publishedBy(exprs []any) (p Published, ok bool) {
 			translates = translates || v == jump || v == goTo
 		case opaque:
 			translates = translates || e == "nat" || e == "redir"
+			if !neutral[e] {
+				clear(holds)
+			}
+		default: // it may have loaded a register
+			clear(holds)
 		}
 	}
 	p.Last = p.First
@@ -272,11 +286,12 @@ func (p *Published) learn(what part, data []byte) {
 }
 
 // published finds Frontends whose port is one of those.
-func (h *Host) published(state *rules.State) []Finding {
+func (h *Host) published(t Traffic) []Finding {
 	list, err := h.Published()
-	if err != nil && len(list) == 0 || len(list) == 0 {
-		return nil // another look comes
+	if err != nil { // a lock that is held, or a right that is missing: nothing new is known
+		list = h.listed
 	}
+	h.listed = list
 	byPort := map[listening][]Published{}
 	for _, p := range list {
 		for port := int(p.First); port <= int(p.Last); port++ {
@@ -285,9 +300,9 @@ func (h *Host) published(state *rules.State) []Finding {
 		}
 	}
 	var out []Finding
-	for key, f := range state.All() {
+	for key, f := range t.State.All() {
 		others := byPort[listening{key.Protocol, key.Port}]
-		i := slices.IndexFunc(others, func(p Published) bool { return !p.To.IsValid() || p.To == key.Addr })
+		i := slices.IndexFunc(others, func(p Published) bool { return p.To == key.Addr || !p.To.IsValid() && t.ofHost(key.Addr) })
 		if i < 0 {
 			continue
 		}

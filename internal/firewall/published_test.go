@@ -81,6 +81,17 @@ N`,
 	},
 }
 
+// harmless are rules that publish no port.
+const harmless = `
+nft -f - <<N
+table inet fw {
+	chain pre { type nat hook prerouting priority dstnat; }
+	chain ratelimit { limit rate over 10/second drop; }
+	chain input { type filter hook input priority 0; tcp dport 8080 jump ratelimit; }
+	chain post { type nat hook postrouting priority srcnat; tcp dport 8080 masquerade; }
+}
+N`
+
 // In every way of publishing, the listener is told, and its neighbours are not; and to
 // look makes no table.
 func TestHostPortIsNamed(t *testing.T) {
@@ -98,7 +109,7 @@ func TestHostPortIsNamed(t *testing.T) {
 				traffic[frontend("192.0.2.1", rules.UDP, 8080)] = &rules.Frontend{}
 				var found []Finding
 				if err := ns.Do(func() error {
-					found = NewHost("portway").Findings(Traffic{State: rules.NewState(traffic, nil)})
+					found = NewHost("portway").Findings(Traffic{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, State: rules.NewState(traffic, nil)})
 					return nil
 				}); err != nil {
 					t.Fatal(err)
@@ -115,6 +126,12 @@ func TestHostPortIsNamed(t *testing.T) {
 			}
 			if found := look(); len(found) > 0 || tables() != "" {
 				t.Fatalf("on an empty host: %+v, and then there is\n%s", found, tables())
+			}
+			if out, err := ns.Output("sh", "-ec", harmless); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			if found := look(); len(found) > 0 {
+				t.Fatalf("of rules that publish nothing: %+v", found)
 			}
 			if out, err := ns.Output("sh", "-ec", p.script); err != nil {
 				t.Fatalf("%v: %s", err, out)

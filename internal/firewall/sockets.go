@@ -22,7 +22,7 @@ type listening struct {
 
 // portsInUse finds Frontends at whose address and port a process of the host listens.
 // Ours come first: destinations are translated before the kernel looks for a socket.
-func (h *Host) portsInUse(state *rules.State) []Finding {
+func (h *Host) portsInUse(t Traffic) []Finding {
 	sockets := map[listening][]netip.Addr{}
 	for _, source := range []struct {
 		file     string
@@ -40,9 +40,9 @@ func (h *Host) portsInUse(state *rules.State) []Finding {
 		_ = file.Close() // only read
 	}
 	var out []Finding
-	for key, f := range state.All() {
+	for key, f := range t.State.All() {
 		addrs := sockets[listening{key.Protocol, key.Port}]
-		i := slices.IndexFunc(addrs, func(a netip.Addr) bool { return takes(a, key.Addr) })
+		i := slices.IndexFunc(addrs, func(a netip.Addr) bool { return takes(a, key.Addr) && (a == key.Addr || t.ofHost(key.Addr)) })
 		if i < 0 || reaches(f, netip.AddrPortFrom(key.Addr, key.Port)) {
 			continue
 		}
