@@ -66,7 +66,7 @@ func inEachPool(t *testing.T, test func(*poolLab)) {
 		if err != nil {
 			on.Fatal(err)
 		}
-		on.Cleanup(func() { _ = l.programmer.Close() })
+		on.Cleanup(func() { _ = l.Close() })
 		test(l)
 	})
 }
