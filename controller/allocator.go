@@ -150,8 +150,10 @@ func (now *allocation) request(p *topology.Parameters) {
 		return
 	}
 	for _, addr := range p.Requested {
+		if slices.Contains(now.has[p], addr) || len(now.has[p]) >= maxAddresses {
+			continue
+		}
 		switch _, why := p.Admits(addr); {
-		case slices.Contains(now.has[p], addr), len(now.has[p]) >= maxAddresses:
 		case why != "":
 			now.refuse(p, why)
 		case !now.gives:

@@ -56,5 +56,6 @@
 //   - Who destroys or forges our bit is named (TestMarkDestroyersAreNamed).
 //   - Findings do not change with traffic, and fit (TestFindingsAreStable).
 //   - Whose port a listener takes is named, in every way there is to publish one, and no
-//     table is made by looking (TestPortInUse, TestHostPortIsNamed).
+//     table is made by looking (TestPortInUse, TestHostPortIsNamed). At addresses
+//     that the host does not have, nobody else did (TestPoolAddressIsNotInUse).
 package firewall
