@@ -97,7 +97,8 @@ func (r *Resolution) holder(addr netip.Addr) *Pool {
 type retention struct {
 	reason string
 	addr   netip.Addr
-	pool   *Pool // nil: none has it
+	pool   *Pool  // nil: none has it
+	text   string // what there is to say where it is not of an address
 }
 
 // retentions judges the addresses that the Gateway has.
@@ -106,6 +107,9 @@ func (g *Gateway) retentions() []retention {
 		return nil
 	}
 	p := g.Parameters
+	if g.LoadBalancer != nil {
+		return g.LoadBalancer.retentions(p)
+	}
 	var found []retention
 	for _, addr := range g.Assignment.Addresses {
 		addr = addr.Unmap()
@@ -129,8 +133,12 @@ func (g *Gateway) retentions() []retention {
 }
 
 // Kept is the assignment that the Gateway's status shows, as far as it is still good:
-// what agents go by, and what a controller begins with.
+// what agents go by, and what a controller begins with. In mode LoadBalancer it is what
+// the Service shows, for the controller as well: nobody but its provider gives anything.
 func (p *Parameters) Kept() Assignment {
+	if p.balancer != nil {
+		return p.balancer.assignment()
+	}
 	kept := Assignment{NodeMode: p.Mode == v1alpha1.AddressModeNode}
 	for _, addr := range p.Published {
 		if p.Mode != v1alpha1.AddressModePool || p.Keeps(addr) {

@@ -38,6 +38,7 @@ func (r *Resolution) Build(assigned map[types.NamespacedName]Assignment) *Graph 
 		gateway.Digest = gateway.digest()
 	}
 	g.Uses = r.uses(gateways)
+	g.Orphans = r.orphans()
 	g.setConditions()
 	return g
 }

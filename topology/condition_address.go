@@ -27,6 +27,8 @@ const (
 	ReasonPoolDeleting = "PoolDeleting"
 	// ReasonNotPermitted: its pool has it, but not for this Gateway.
 	ReasonNotPermitted = "NotPermitted"
+	// ReasonServiceImmutable: the parameters want of its Service what cannot be changed.
+	ReasonServiceImmutable = "ServiceImmutable"
 	// ReasonInvalidParameters: the parameters of the class or of the Gateway are
 	// missing or invalid.
 	ReasonInvalidParameters = string(gatewayv1.GatewayReasonInvalidParameters)
@@ -232,12 +234,18 @@ func (g *Gateway) retainedCondition(found []retention) Condition {
 			lines = append(lines, line)
 		}
 	}
+	giveUp := "name another address in spec.addresses or create it anew"
+	if g.LoadBalancer != nil {
+		giveUp = g.LoadBalancer.giveUp(g.Parameters)
+	}
 	return newCondition(ConditionAddressRetained, metav1.ConditionTrue, found[0].reason,
-		atMost(3, lines)+"; the Gateway keeps what it has; to give that up, name another address in spec.addresses or create it anew")
+		atMost(3, lines)+"; the Gateway keeps what it has; to give that up, "+giveUp)
 }
 
 func (p *Parameters) retained(r retention) string {
 	switch {
+	case r.text != "":
+		return r.text
 	case r.reason == ReasonInvalidParameters:
 		return p.parametersInvalid()
 	case r.pool == nil:

@@ -61,6 +61,9 @@ func (g *Gateway) addressNotUsable(index int) string {
 			hint = why
 		}
 	}
+	if g.LoadBalancer != nil {
+		hint = g.LoadBalancer.choosesItself()
+	}
 	return withHint(message, hint)
 }
 
@@ -69,6 +72,9 @@ func (g *Gateway) addressNotAssigned() string {
 		return "waiting for addresses to be assigned"
 	}
 	message, hint := "no address could be assigned", g.Assignment.Message
+	if family := g.lacksFamily(); family != "" && !g.Assignment.empty() {
+		return withHint(fmt.Sprintf("no %s address could be assigned", family), cmp.Or(hint, g.LoadBalancer.waitingForProvider()))
+	}
 	if g.Parameters.Mode != v1alpha1.AddressModePool {
 		return withHint(message, hint)
 	}

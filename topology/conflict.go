@@ -86,15 +86,23 @@ func (g *Gateway) places() (needs, takes []place) {
 	default:
 		needs, takes = []place{{scope: allNodes}, {scope: someNodes}}, []place{{scope: allNodes}}
 	}
-	for _, addr := range g.Assignment.Addresses {
+	for _, addr := range g.boundAddresses() {
 		one := place{oneAddress, addr.Unmap()}
 		needs, takes = append(needs, one), append(takes, one)
 	}
 	return needs, takes
 }
 
+// boundAddresses are those at which nodes take packets for the Gateway, besides their own.
+func (g *Gateway) boundAddresses() []netip.Addr {
+	if g.LoadBalancer != nil {
+		return g.LoadBalancer.Routed
+	}
+	return g.Assignment.Addresses
+}
+
 func newBindings(s Snapshot, c Config) *bindings {
-	return &bindings{nodePorts: c.NodePorts, services: nodePortServices(s.Services), taken: make(map[binding]*Listener)}
+	return &bindings{nodePorts: c.NodePorts, services: nodePortServices(s.Services, c), taken: make(map[binding]*Listener)}
 }
 
 // admit binds a valid listener to every address of its Gateway, or rejects it
@@ -121,6 +129,9 @@ func (b *bindings) admit(l *Listener) {
 			l.reject(portTaken(l, holder, wanted.addr))
 			return
 		}
+	}
+	if !b.admitNodePort(l) {
+		return
 	}
 	for _, wanted.place = range l.Gateway.takes {
 		if _, taken := b.taken[wanted]; !taken { // someNodes may be taken by several

@@ -11,7 +11,8 @@ import (
 
 // digestVersion changes with the encoding below, and with any change of what
 // nodes make of the same input, so that an agent of another release never
-// proves by accident what it does not serve.
+// proves by accident what it does not serve. What is appended, as node ports are, needs
+// no other version: a release that does not know it has no such encoding.
 const digestVersion = "1:"
 
 // digestBytes of the hash are kept: a node's report names the digests of 5000
@@ -22,7 +23,7 @@ const digestBytes = 9
 // digest hashes everything the programming of a node follows from, but for
 // endpoints and node addresses: assigned addresses, valid listeners, winners,
 // their backendRefs with the policies of their Services, whose edits move no
-// generation of a Gateway or route. The encoding is canonical: numbers are varints, strings
+// generation of a Gateway or route, and node ports, in mode LoadBalancer. The encoding is canonical: numbers are varints, strings
 // and lists carry their length, listeners are sorted by protocol and port
 // (unique among the valid ones), so that reordering a spec moves nothing.
 func (g *Gateway) digest() string {
@@ -47,6 +48,9 @@ func (g *Gateway) digest() string {
 	for _, listener := range valid {
 		e.listener(listener)
 	}
+	if g.LoadBalancer != nil {
+		e.nodePorts(g.LoadBalancer, valid)
+	}
 	sum := sha256.Sum256(e)
 	return digestVersion + base64.RawURLEncoding.EncodeToString(sum[:digestBytes])
 }
@@ -57,7 +61,7 @@ func (g *Gateway) digestAddresses() []netip.Addr {
 	if g.Assignment.NodeMode && !g.requestsAddresses() {
 		return nil
 	}
-	addrs := slices.Clone(g.Assignment.Addresses)
+	addrs := slices.Clone(g.boundAddresses())
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	return addrs
 }
@@ -83,6 +87,14 @@ func (e *digestEncoder) addresses(addrs []netip.Addr) {
 	e.number(uint64(len(addrs)))
 	for _, addr := range addrs {
 		e.string(addr.String())
+	}
+}
+
+func (e *digestEncoder) nodePorts(lb *LoadBalancer, listeners []*Listener) {
+	e.bool(lb.hasNodePorts(netip.IPv4Unspecified()))
+	e.bool(lb.hasNodePorts(netip.IPv6Unspecified()))
+	for _, l := range listeners {
+		e.number(uint64(l.nodePort()))
 	}
 }
 

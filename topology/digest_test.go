@@ -95,6 +95,31 @@ func digestPool(s Snapshot, addresses v1alpha1.AddressRange) {
 	s.Addresses[digestKey] = Resolve(s, DefaultConfig()).Gateways[digestKey].Kept()
 }
 
+// digestBalance makes the class one of mode LoadBalancer, and the Gateway's Service, as
+// changed, one with the addresses 192.0.2.1 and 192.0.2.2.
+func digestBalance(s Snapshot, change func(*corev1.Service)) {
+	s.GatewayParameters[inDefault("balanced")] = &v1alpha1.GatewayParameters{Spec: v1alpha1.GatewayParametersSpec{Mode: v1alpha1.AddressModeLoadBalancer}}
+	s.GatewayClasses["portway"].Spec.ParametersRef = &gatewayv1.ParametersReference{
+		Group: v1alpha1.GroupName, Kind: KindGatewayParameters, Namespace: ptr.To[gatewayv1.Namespace]("default"), Name: "balanced",
+	}
+	key := types.NamespacedName{Namespace: DefaultConfig().Namespace, Name: serviceName(digestKey, "")}
+	service := &corev1.Service{}
+	service.Namespace, service.Name = key.Namespace, key.Name
+	service.Labels = map[string]string{v1alpha1.GatewayNamespaceLabel: digestKey.Namespace, v1alpha1.GatewayNameLabel: digestKey.Name}
+	service.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
+	service.Spec.Ports = []corev1.ServicePort{{Protocol: "TCP", Port: 1, NodePort: 30001}, {Protocol: "UDP", Port: 2, NodePort: 30002}, {Protocol: "TCP", Port: 3, NodePort: 30003}}
+	service.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}, {IP: "192.0.2.2"}, {Hostname: "a.example.com"}}
+	change(service)
+	s.Services[key] = service
+	s.Addresses[digestKey] = Resolve(s, DefaultConfig()).Gateways[digestKey].Kept()
+}
+
+func balanced(change func(*corev1.Service)) func(Snapshot) {
+	return func(s Snapshot) { digestBalance(s, change) }
+}
+
+var asMade = balanced(func(*corev1.Service) {})
+
 var digestTests = []struct {
 	name   string
 	before func(Snapshot) // optional: another start
@@ -178,6 +203,26 @@ var digestTests = []struct {
 		clear(s.GatewayParameters)
 	}, false},
 	{"class from the nodes to a pool", func(s Snapshot) { digestAssign(s, true) }, func(s Snapshot) { digestPool(s, "192.0.2.0/24") }, true},
+	{"class from the nodes to load balancers", func(s Snapshot) { digestAssign(s, true) }, asMade, true},
+	{"node ports of the same addresses", func(s Snapshot) { digestAssign(s, false, "192.0.2.1", "192.0.2.2") }, asMade, true},
+	{"node port", asMade, balanced(func(s *corev1.Service) { s.Spec.Ports[2].NodePort++ }), true},
+	{"node port of no listener", asMade, balanced(func(s *corev1.Service) {
+		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Protocol: "TCP", Port: 4, NodePort: 30004})
+	}), false},
+	{"no node ports", asMade, balanced(func(s *corev1.Service) {
+		for i := range s.Spec.Ports {
+			s.Spec.Ports[i].NodePort = 0
+		}
+	}), true},
+	{"families of node ports", asMade, balanced(func(s *corev1.Service) { s.Spec.IPFamilies = []corev1.IPFamily{"IPv4", "IPv6"} }), true},
+	{"load balancer's address", asMade, balanced(func(s *corev1.Service) { s.Status.LoadBalancer.Ingress[0].IP = "192.0.2.9" }), true},
+	{"load balancer turns proxy", asMade, balanced(func(s *corev1.Service) {
+		s.Status.LoadBalancer.Ingress[0].IPMode = ptr.To(corev1.LoadBalancerIPModeProxy)
+	}), true},
+	{"load balancer's host name", asMade, balanced(func(s *corev1.Service) { s.Status.LoadBalancer.Ingress[2].Hostname = "b.example.com" }), false},
+	{"order of the load balancer's addresses", asMade, balanced(func(s *corev1.Service) { slices.Reverse(s.Status.LoadBalancer.Ingress) }), false},
+	{"load balancer's target port", asMade, balanced(func(s *corev1.Service) { s.Spec.Ports[0].TargetPort.IntVal = 9 }), false},
+	{"load balancer's parameters gone", asMade, func(s Snapshot) { clear(s.GatewayParameters) }, false},
 	{"requested node address", func(s Snapshot) {
 		digestGateway(s).Addresses = []gatewayv1.GatewaySpecAddress{{Value: "192.0.2.1"}}
 		digestAssign(s, true, "192.0.2.1")

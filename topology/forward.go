@@ -170,9 +170,9 @@ func (f *Forwarder) renew(listener *Listener, changes map[rules.FrontendKey]*rul
 	}
 	var keys []rules.FrontendKey
 	var made [2]*rules.Frontend // per family; all addresses of a family share one
-	for _, addr := range f.addresses(listener.Gateway) {
-		key := rules.FrontendKey{Addr: addr, Protocol: protocol, Port: listener.Port}
-		family := familyOf(addr)
+	for _, at := range f.places(listener) {
+		key := rules.FrontendKey{Addr: at.Addr(), Protocol: protocol, Port: at.Port()}
+		family := familyOf(at.Addr())
 		if made[family] == nil {
 			made[family] = f.frontend(listener, protocol, family)
 		}
@@ -187,11 +187,28 @@ func (f *Forwarder) renew(listener *Listener, changes map[rules.FrontendKey]*rul
 	return keys
 }
 
+// places are where this node takes packets for a listener: at its port, and in mode
+// LoadBalancer at its node port as well.
+func (f *Forwarder) places(l *Listener) []netip.AddrPort {
+	var places []netip.AddrPort
+	for _, addr := range f.addresses(l.Gateway) {
+		places = append(places, netip.AddrPortFrom(addr, l.Port))
+	}
+	if port := l.nodePort(); port != 0 {
+		for _, addr := range f.node.Addresses {
+			if l.Gateway.LoadBalancer.hasNodePorts(addr) {
+				places = append(places, netip.AddrPortFrom(addr, port))
+			}
+		}
+	}
+	return places
+}
+
 // addresses are those at which this node serves a Gateway.
 func (f *Forwarder) addresses(g *Gateway) []netip.Addr {
 	switch {
 	case !g.Assignment.NodeMode:
-		return g.Assignment.Addresses
+		return g.boundAddresses()
 	case !g.requestsAddresses():
 		return f.node.Addresses
 	default:

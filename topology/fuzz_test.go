@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -106,6 +107,11 @@ func (c *choices) snapshot() Snapshot {
 			}
 		}
 	}
+	for _, key := range sortedKeys(s.Gateways) {
+		if c.of(2) == 1 {
+			c.balancer(s, key)
+		}
+	}
 	if c.of(2) == 1 {
 		for key, parameters := range Resolve(s, DefaultConfig()).Gateways {
 			s.Addresses[key] = parameters.Kept()
@@ -200,12 +206,36 @@ func (c *choices) pool(s Snapshot) {
 	s.AddressPools[pool.Name] = pool
 }
 
+// balancer is the Service of a Gateway in mode LoadBalancer, be it in that mode or not.
+func (c *choices) balancer(s Snapshot, gateway types.NamespacedName) {
+	service := &corev1.Service{ObjectMeta: c.meta(serviceName(gateway, s.Gateways[gateway].UID))}
+	service.Namespace = DefaultConfig().Namespace
+	service.Labels = pick(c, nil, map[string]string{v1alpha1.GatewayNamespaceLabel: gateway.Namespace, v1alpha1.GatewayNameLabel: gateway.Name})
+	service.Spec.Type = pick(c, corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeClusterIP)
+	service.Spec.LoadBalancerClass = pick(c, nil, ptr.To("example.com/a"))
+	service.Spec.IPFamilies = pick(c, nil, []corev1.IPFamily{"IPv4"}, []corev1.IPFamily{"IPv6", "IPv4"})
+	for range c.of(4) {
+		service.Spec.Ports = append(service.Spec.Ports, corev1.ServicePort{
+			Protocol: pick[corev1.Protocol](c, "TCP", "TCP", "UDP"), Port: pick[int32](c, 80, 81, 82), NodePort: pick[int32](c, 80, 81, 22, 30080, 0, 70000),
+		})
+	}
+	for range c.of(3) {
+		service.Status.LoadBalancer.Ingress = append(service.Status.LoadBalancer.Ingress, pick(c,
+			corev1.LoadBalancerIngress{IP: "192.0.2.1"}, corev1.LoadBalancerIngress{IP: "2001:db8::1", IPMode: ptr.To(corev1.LoadBalancerIPModeProxy)},
+			corev1.LoadBalancerIngress{Hostname: "h.example.com"}, corev1.LoadBalancerIngress{IP: "nonsense"}))
+	}
+	if c.rarely() {
+		service.DeletionTimestamp = ptr.To(metav1.Unix(300, 0))
+	}
+	putObject(s.Services, service)
+}
+
 func (c *choices) parameters() v1alpha1.GatewayParametersSpec {
 	families := func() []corev1.IPFamily {
 		return pick(c, nil, nil, []corev1.IPFamily{"IPv4"}, []corev1.IPFamily{"IPv6"}, []corev1.IPFamily{"IPv4", "IPv6"}, []corev1.IPFamily{"IPv5"})
 	}
 	spec := v1alpha1.GatewayParametersSpec{
-		Mode: pick[v1alpha1.AddressMode](c, "Pool", "Pool", "", "Node", "LoadBalancer", "Host"), Pool: pick(c, "", "", "a", "b", "d"), IPFamilies: families(),
+		Mode: pick[v1alpha1.AddressMode](c, "Pool", "Pool", "", "Node", "LoadBalancer", "LoadBalancer", "Host"), Pool: pick(c, "", "", "a", "b", "d"), IPFamilies: families(),
 	}
 	if c.rarely() {
 		spec.NodeSelector = c.selector()
@@ -215,7 +245,7 @@ func (c *choices) parameters() v1alpha1.GatewayParametersSpec {
 	}
 	if c.of(2) == 1 {
 		spec.Permitted = &v1alpha1.PermittedParameters{
-			Modes: pick(c, nil, []v1alpha1.AddressMode{"Node", "Pool"}), Pools: pick(c, nil, []string{"a"}, []string{"c", "d"}),
+			Modes: pick(c, nil, []v1alpha1.AddressMode{"Node", "Pool", "LoadBalancer"}), Pools: pick(c, nil, []string{"a"}, []string{"c", "d"}),
 			IPFamilies: families(), NodeSelector: c.of(2) == 1,
 		}
 	}

@@ -21,6 +21,7 @@ func (r *Resolution) gateways(assigned map[types.NamespacedName]Assignment) []*G
 			Source: p.Gateway, Key: p.Key, Parameters: p, controller: p.class.Source.Spec.ControllerName, claimed: make(claims),
 		}
 		gateway.Assignment, gateway.assigned = assigned[p.Key]
+		gateway.LoadBalancer = p.balancer
 		gateway.needs, gateway.takes = gateway.places()
 		gateway.fault = gatewayFault(p)
 		gateway.own, gateway.excess = newListeners(gateway, nil, p.Gateway.Spec.Listeners)
@@ -35,7 +36,7 @@ func (r *Resolution) gateways(assigned map[types.NamespacedName]Assignment) []*G
 // reached there, and an object that somebody deletes must not end that. The API is
 // silent on classes that are no longer accepted, beyond that they are templates.
 func gatewayFault(p *Parameters) fault {
-	if p.Frozen && len(p.Kept().Addresses) == 0 {
+	if p.Frozen && p.Kept().empty() {
 		if p.fault.exists() {
 			return p.fault
 		}
@@ -82,7 +83,7 @@ func (g *Gateway) unusableAddress() int {
 
 // lacksAddress: there is none, or none of a family that was asked for.
 func (g *Gateway) lacksAddress() bool {
-	return len(g.Assignment.Addresses) == 0 ||
+	return g.Assignment.empty() || g.lacksFamily() != "" ||
 		g.Parameters.Mode == v1alpha1.AddressModePool && len(g.Parameters.Wants(g.Assignment.Addresses)) > 0
 }
 

@@ -74,6 +74,7 @@ type goldenOutcome struct {
 	ListenerSets   map[string]gatewayv1.ListenerSetStatus  `json:"listenerSets,omitempty"`
 	Routes         map[string]goldenRoute                  `json:"routes,omitempty"`
 	Forwarding     map[string]map[string]goldenFrontend    `json:"forwarding,omitempty"`
+	Orphans        []string                                `json:"orphans,omitempty"`
 }
 
 type goldenFrontend struct {
@@ -85,7 +86,15 @@ type goldenGateway struct {
 	Digest    string                  `json:"digest"`            // whether there is one
 	Reached   []string                `json:"reached,omitempty"` // of Parameters, unless they are those of a class without any
 	Listeners []string                `json:"listeners"`         // of the merged list, with the winner
+	Service   *goldenService          `json:"service,omitempty"` // as it is to be
 	Status    gatewayv1.GatewayStatus `json:"status"`
+}
+
+type goldenService struct {
+	Name        string             `json:"name"`
+	Labels      map[string]string  `json:"labels"`
+	Annotations map[string]string  `json:"annotations"`
+	Spec        corev1.ServiceSpec `json:"spec"`
 }
 
 type goldenRoute struct {
@@ -113,6 +122,9 @@ func renderOutcome(t *testing.T, g *Graph, s Statuses, config testConfig) string
 		for _, listener := range g.Gateways[key].Listeners {
 			gateway.Listeners = append(gateway.Listeners, renderListener(listener))
 		}
+		if service := g.Gateways[key].Service(); service != nil {
+			gateway.Service = &goldenService{service.Namespace + "/" + service.Name, service.Labels, service.Annotations, service.Spec}
+		}
 		outcome.Gateways[key.String()] = gateway
 	}
 	for key, status := range s.ListenerSets {
@@ -124,6 +136,9 @@ func renderOutcome(t *testing.T, g *Graph, s Statuses, config testConfig) string
 			route.Backends = append(route.Backends, renderBackend(backend))
 		}
 		outcome.Routes[fmt.Sprintf("%s %s", key.Kind, key.NamespacedName)] = route
+	}
+	for _, orphan := range g.Orphans {
+		outcome.Orphans = append(outcome.Orphans, orphan.Name)
 	}
 	encoded, err := json.Marshal(outcome)
 	if err != nil {

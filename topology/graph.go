@@ -3,6 +3,7 @@ package topology
 import (
 	"net/netip"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -20,6 +21,9 @@ type Graph struct {
 	Pools        map[string]*Pool
 	// Uses are what Gateways have of each pool, by its name; of no pool that nobody uses.
 	Uses map[string]PoolUse
+	// Orphans are, by name, the Services of ours that no Gateway has any more. They mean
+	// nothing while objects may be missing that only could not be read.
+	Orphans []*corev1.Service
 }
 
 // GatewayClass is a class that names our controller.
@@ -49,9 +53,11 @@ type Gateway struct {
 	// Assignment is where the listeners are reached; nothing is programmed while
 	// it holds no address that this Gateway may use.
 	Assignment Assignment
+	// LoadBalancer is the Service in front of it in mode LoadBalancer, else nil.
+	LoadBalancer *LoadBalancer
 	// Digest identifies the configuration nodes have to prove: listeners, winners,
 	// backendRefs with weights and the policies of their Services, and assigned
-	// addresses; no endpoints, no node-mode addresses. It carries a version prefix ("1:…"). Empty while the Gateway is
+	// addresses, and in mode LoadBalancer node ports; no endpoints, no node-mode addresses. It carries a version prefix ("1:…"). Empty while the Gateway is
 	// not accepted: there is nothing to prove.
 	Digest string
 	// AttachedListenerSets counts the sets whose Accepted condition is True.
@@ -106,6 +112,7 @@ type Listener struct {
 
 	index      int // in spec.listeners of its owner
 	fault      fault
+	loses      bool  // its node port, which is why it is not valid
 	kindsFault fault // of allowedRoutes.kinds; does not make the listener invalid
 	namespaces namespacePolicy
 	outranked  types.NamespacedName // a younger Service with the same NodePort

@@ -1,13 +1,17 @@
 package topology
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/internal/addresses"
+	"github.com/portway-dev/portway/rules"
 )
 
 // checkInvariants checks what holds of every Graph and its Statuses, whatever
@@ -69,6 +73,8 @@ func checkInvariants(t *testing.T, g *Graph, s Statuses) {
 		t.Errorf("listeners have %+d attachments more than routes", attached)
 	}
 	checkPools(t, g, s)
+	checkServices(t, g)
+	checkNodes(t, g)
 	for _, gateway := range g.Gateways {
 		checkParameters(t, gateway.Parameters)
 	}
@@ -93,6 +99,67 @@ func checkPools(t *testing.T, g *Graph, s Statuses) {
 		for _, addr := range g.Uses[name].Assigned {
 			if !recorded.Contains(addr) {
 				t.Errorf("AddressPool %s: its status does not say that %s is in use: %+v", name, addr, status)
+			}
+		}
+	}
+}
+
+// checkServices: the API server takes what a Service is to be like.
+func checkServices(t *testing.T, g *Graph) {
+	t.Helper()
+	orphans := map[string]bool{}
+	for _, orphan := range g.Orphans {
+		orphans[orphan.Name] = true
+	}
+	for key, gateway := range g.Gateways {
+		service := gateway.Service()
+		if service == nil {
+			continue
+		}
+		if gateway.Parameters.Mode != v1alpha1.AddressModeLoadBalancer || orphans[service.Name] && gateway.LoadBalancer.Source != nil {
+			t.Errorf("Gateway %s in mode %s has a Service, which is an orphan: %t", key, gateway.Parameters.Mode, orphans[service.Name])
+		}
+		problems := validation.IsDNS1035Label(service.Name)
+		for label, value := range service.Labels {
+			problems = append(problems, validation.IsQualifiedName(label)...)
+			problems = append(problems, validation.IsValidLabelValue(value)...)
+		}
+		seen := map[string]bool{}
+		for _, port := range service.Spec.Ports {
+			problems = append(problems, validation.IsValidPortName(port.Name)...)
+			problems = append(problems, validation.IsValidPortNum(int(port.Port))...)
+			problems = append(problems, validation.IsValidPortNum(port.TargetPort.IntValue())...)
+			if seen[port.Name] {
+				problems = append(problems, port.Name+" is there twice")
+			}
+			seen[port.Name] = true
+		}
+		if len(problems) > 0 || len(seen) == 0 {
+			t.Errorf("Service of Gateway %s: %v: %+v", key, problems, service)
+		}
+		if !SameService(service, gateway.Service()) {
+			t.Errorf("Service of Gateway %s differs from itself", key)
+		}
+	}
+}
+
+// checkNodes: no port of the nodes is that of two listeners.
+func checkNodes(t *testing.T, g *Graph) {
+	t.Helper()
+	f := NewForwarder(Node{Name: "n", Addresses: []netip.Addr{netip.MustParseAddr("10.9.9.9"), netip.MustParseAddr("fd00::9")}})
+	holders := map[rules.FrontendKey]*Listener{}
+	for _, gateway := range g.Gateways {
+		for _, listener := range gateway.Listeners {
+			protocol, _ := listener.TransportProtocol()
+			if !listener.Valid {
+				continue
+			}
+			for _, at := range f.places(listener) {
+				key := rules.FrontendKey{Addr: at.Addr(), Protocol: protocol, Port: at.Port()}
+				if other := holders[key]; other != nil && other != listener {
+					t.Errorf("%s is of %v and of %v", key, other, listener)
+				}
+				holders[key] = listener
 			}
 		}
 	}

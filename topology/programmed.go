@@ -70,6 +70,9 @@ func (g *Gateway) programmed(f fleet) Condition {
 	case g.lacksAddress():
 		return gatewayNotProgrammed(gatewayv1.GatewayReasonAddressNotAssigned, g.addressNotAssigned())
 	}
+	if l := g.unserved(); l != nil {
+		return gatewayNotProgrammed(gatewayv1.GatewayReasonPending, g.portNotServed(l))
+	}
 	if behind := f.behind(g); len(behind) > 0 {
 		return gatewayNotProgrammed(gatewayv1.GatewayReasonPending, g.waitingFor(behind, len(f.Nodes)))
 	}

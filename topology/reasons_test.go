@@ -31,6 +31,7 @@ gateway  portway.dev/AddressRetained True OutsidePool
 gateway  portway.dev/AddressRetained True PoolDeleting
 gateway  portway.dev/AddressRetained True NotPermitted
 gateway  portway.dev/AddressRetained True InvalidParameters
+gateway  portway.dev/AddressRetained True ServiceImmutable
 pool     Accepted True Accepted
 pool     Accepted False Invalid
 pool     Accepted False Overlapping

@@ -85,6 +85,7 @@ type Parameters struct {
 	Published []netip.Addr
 
 	of       *Resolution
+	balancer *LoadBalancer // nil in other modes
 	class    *GatewayClass
 	own      *choice // nil: none, or not to be followed
 	fault    fault   // of its own parameters
@@ -199,10 +200,7 @@ func (p *Parameters) settleMode() {
 	asks := len(p.Requested) > 0 && len(p.Requested) == len(p.Gateway.Spec.Addresses)
 	switch {
 	case p.Frozen:
-		p.Mode = node
-		if slices.ContainsFunc(p.Published, p.Keeps) {
-			p.Mode = pool
-		}
+		p.Mode = p.frozenMode()
 	case p.Mode == node && asks && slices.Contains(p.class.terms.modes, pool) && !slices.ContainsFunc(p.Requested, p.outside):
 		p.Mode = pool
 	case p.Mode == pool && asks && slices.Contains(p.class.terms.modes, node) && !slices.ContainsFunc(p.Requested, p.inside):
@@ -211,11 +209,26 @@ func (p *Parameters) settleMode() {
 	if p.Mode != node || p.Frozen {
 		p.Nodes, p.NodeAddressType = nil, ""
 	}
-	if p.Mode != v1alpha1.AddressModeLoadBalancer {
+	if p.Mode == v1alpha1.AddressModeLoadBalancer {
+		p.balancer = p.of.loadBalancer(p)
+	}
+	if p.Mode != v1alpha1.AddressModeLoadBalancer || p.Frozen {
 		p.LoadBalancerClass = ""
 	}
 	if p.Frozen {
 		p.Families = nil
+	}
+}
+
+// frozenMode is the mode that what a Gateway has speaks for.
+func (p *Parameters) frozenMode() v1alpha1.AddressMode {
+	switch {
+	case slices.ContainsFunc(p.Published, p.Keeps):
+		return v1alpha1.AddressModePool
+	case p.of.loadBalancer(p).Source != nil:
+		return v1alpha1.AddressModeLoadBalancer
+	default:
+		return v1alpha1.AddressModeNode
 	}
 }
 

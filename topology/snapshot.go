@@ -54,17 +54,29 @@ type Assignment struct {
 	// shows. Ports are then shared with the node itself and with every other
 	// Gateway in node mode.
 	NodeMode bool
+	// LoadBalancer: whoever provides Services of type LoadBalancer has the addresses.
+	// Other ports of them, and the addresses themselves, may be somebody else's, too, so
+	// that nothing is refused there on behalf of the Gateway.
+	LoadBalancer bool
 	// Addresses in the order of status, at most 16.
 	Addresses []netip.Addr
+	// Hostnames follow in the status, in mode LoadBalancer, at most 16 with Addresses.
+	Hostnames []string
 	// Message says why addresses are missing ("pool public is exhausted") and
 	// what would help; shown in the Programmed condition. Optional.
 	Message string
 }
 
+// empty: the Gateway is reached nowhere.
+func (a Assignment) empty() bool { return len(a.Addresses)+len(a.Hostnames) == 0 }
+
 // Config holds what the operator of a node or controller chose. The zero value
 // is not useful; start from DefaultConfig.
 type Config struct {
 	ControllerName gatewayv1.GatewayController
+	// Namespace is that of the agents. The Services of Gateways in mode LoadBalancer are
+	// there, because a Service selects pods of its own namespace only.
+	Namespace string
 	// NodePorts are the ports that nodes themselves need: a listener in node mode
 	// on one of them is PortUnavailable, for TCP and UDP alike.
 	NodePorts []PortRange
@@ -80,13 +92,14 @@ type Config struct {
 // PortRange is an inclusive range of ports.
 type PortRange struct{ First, Last uint16 }
 
-// DefaultConfig returns the defaults: our controller name, and as NodePorts SSH
-// (22), etcd (2379-2380), the API server (6443), kubelet, kube-proxy, scheduler
+// DefaultConfig returns the defaults: our controller name, namespace portway-system, and
+// as NodePorts SSH (22), etcd (2379-2380), the API server (6443), kubelet, kube-proxy, scheduler
 // and controller-manager (10250-10259) and the agent's own port (9617); 1024
 // listeners per Gateway.
 func DefaultConfig() Config {
 	return Config{
 		ControllerName: ControllerName,
+		Namespace:      "portway-system",
 		NodePorts:      []PortRange{{22, 22}, {2379, 2380}, {6443, 6443}, {AgentPort, AgentPort}, {10250, 10259}},
 		MaxListeners:   1024,
 		BundleVersions: []string{"v1.5.1", consts.BundleVersion},

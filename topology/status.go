@@ -120,6 +120,9 @@ func (g *Gateway) status(programmed Condition, f findings, more []Condition) gat
 			Type: ptr.To(gatewayv1.IPAddressType), Value: addr.Unmap().String(),
 		})
 	}
+	for _, name := range g.Assignment.Hostnames[:min(len(g.Assignment.Hostnames), maxStatusAddresses-len(status.Addresses))] {
+		status.Addresses = append(status.Addresses, gatewayv1.GatewayStatusAddress{Type: ptr.To(gatewayv1.HostnameAddressType), Value: name})
+	}
 	for _, listener := range g.own {
 		status.Listeners = append(status.Listeners, gatewayv1.ListenerStatus{
 			Name:           listener.Name,
