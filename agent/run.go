@@ -120,7 +120,7 @@ func runStandalone(ctx context.Context, o Options, env environment) error {
 // newAgent makes the agent of both modes.
 func (o *Options) newAgent(env environment, from source, to backend, addresses func() ([]netip.Addr, error)) *agent {
 	config := topology.DefaultConfig()
-	config.NodePorts = o.NodePorts
+	config.NodePorts, config.Namespace = o.NodePorts, o.Namespace
 	a := newAgent(o.NodeName, config, from, to, addresses)
 	a.clock, a.lookout.clock, a.progress = env.clock, env.clock, newProgress(env.clock)
 	a.backend, a.limitations = to.Name(), to.Limitations

@@ -154,8 +154,11 @@ func (trimmer) namespace(n *corev1.Namespace) Object {
 	return n
 }
 
-func (trimmer) service(s *corev1.Service) Object {
+func (t trimmer) service(s *corev1.Service) Object {
 	clean(s)
+	if s.Labels[v1alpha1.GatewayNamespaceLabel] != "" && s.Labels[v1alpha1.GatewayNameLabel] != "" {
+		return t.loadBalancer(s)
+	}
 	reduce(s, nil)
 	ports := make([]corev1.ServicePort, 0, len(s.Spec.Ports))
 	for _, p := range s.Spec.Ports {
@@ -166,6 +169,27 @@ func (trimmer) service(s *corev1.Service) Object {
 		SessionAffinity: s.Spec.SessionAffinity, ExternalTrafficPolicy: s.Spec.ExternalTrafficPolicy,
 	}
 	s.Status = corev1.ServiceStatus{}
+	return s
+}
+
+// loadBalancer keeps of a Service of ours what it is reached at, and for the controller
+// what it has to be like.
+func (t trimmer) loadBalancer(s *corev1.Service) Object {
+	labels := map[string]string{
+		v1alpha1.GatewayNamespaceLabel: s.Labels[v1alpha1.GatewayNamespaceLabel], v1alpha1.GatewayNameLabel: s.Labels[v1alpha1.GatewayNameLabel],
+	}
+	var annotations map[string]string
+	spec := corev1.ServiceSpec{
+		Type: s.Spec.Type, Ports: s.Spec.Ports, IPFamilies: s.Spec.IPFamilies, LoadBalancerClass: s.Spec.LoadBalancerClass,
+		SessionAffinity: s.Spec.SessionAffinity, ExternalTrafficPolicy: s.Spec.ExternalTrafficPolicy,
+	}
+	if t.statuses {
+		labels, annotations = s.Labels, s.Annotations
+		spec.Selector, spec.IPFamilyPolicy = s.Spec.Selector, s.Spec.IPFamilyPolicy
+	}
+	reduce(s, labels)
+	s.SetAnnotations(annotations)
+	s.Spec, s.Status = spec, corev1.ServiceStatus{LoadBalancer: s.Status.LoadBalancer}
 	return s
 }
 

@@ -6,12 +6,17 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
+	"github.com/portway-dev/portway/topology"
 )
 
 // big is metadata as clusters have it.
@@ -23,6 +28,28 @@ func big(name string) metav1.ObjectMeta {
 		Annotations:   map[string]string{corev1.LastAppliedConfigAnnotation: strings.Repeat("x", 3000), "note": "mine"},
 		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: fields}},
 		Finalizers:    []string{"example.com/f"},
+	}
+}
+
+// owned is metadata of a Service of ours.
+func owned(m metav1.ObjectMeta) metav1.ObjectMeta {
+	m.Labels[v1alpha1.GatewayNamespaceLabel], m.Labels[v1alpha1.GatewayNameLabel] = "default", "web"
+	return m
+}
+
+// TestTrimKeepsWhatIsApplied: the controller compares all that it says of a Service.
+func TestTrimKeepsWhatIsApplied(t *testing.T) {
+	service := &corev1.Service{ObjectMeta: owned(big("s")), Spec: corev1.ServiceSpec{
+		Type: corev1.ServiceTypeLoadBalancer, Selector: map[string]string{"app": "selected"},
+		IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicySingleStack),
+		LoadBalancerClass: ptr.To("example.com/a"), ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal,
+		Ports: []corev1.ServicePort{{Name: "tcp-80", Port: 80, NodePort: 30080, TargetPort: intstr.FromInt32(30080)}},
+	}}
+	delete(service.Annotations, corev1.LastAppliedConfigAnnotation)
+	trimmed, ok := trimAny(t, trimmer{statuses: true}, service.DeepCopy()).(*corev1.Service)
+	service.Spec.Ports[0].NodePort = 0 // which is not ours to say
+	if !ok || !topology.SameService(trimmed, service) {
+		t.Errorf("lost is something of (-want +got):\n%s", cmp.Diff(service.Spec, trimmed.Spec))
 	}
 }
 
@@ -76,6 +103,17 @@ func TestTrimSizes(t *testing.T) {
 			}},
 			agent: 350, controller: 350, notEvenInTheSecond: "10800",
 			keepsInTheFirst: `"spec":{"type":"NodePort","sessionAffinity":"ClientIP","externalTrafficPolicy":"Local"}`,
+		},
+		"Service of a Gateway": {
+			object: &corev1.Service{ObjectMeta: owned(big("s")), Spec: corev1.ServiceSpec{
+				Type: corev1.ServiceTypeLoadBalancer, Selector: map[string]string{"app": "selected"}, ClusterIP: "10.96.0.1",
+				IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, LoadBalancerClass: ptr.To("example.com/a"),
+				Ports: []corev1.ServicePort{{Name: "tcp-80", Port: 80, NodePort: 30080, TargetPort: intstr.FromInt32(30080)}},
+			}, Status: corev1.ServiceStatus{
+				LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}}, Conditions: conditions,
+			}},
+			agent: 520, controller: 620, notEvenInTheSecond: "10.96.0.1",
+			keepsInTheFirst: `"type":"LoadBalancer","ipFamilies":["IPv4"],"loadBalancerClass":"example.com/a"},"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.1"}]}}`,
 		},
 		"EndpointSlice": {
 			object: &discoveryv1.EndpointSlice{ObjectMeta: big("e"), Endpoints: []discoveryv1.Endpoint{{

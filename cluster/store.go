@@ -183,7 +183,8 @@ func (s *Store) put(object Object) (changed bool, err error) {
 	case *corev1.Namespace:
 		changed, decides = s.namespaces.set(key.Name, o)
 	case *corev1.Service:
-		changed, decides = s.services.set(key, o)
+		changed, _ = s.services.set(key, o)
+		decides = changed // of a status is kept what decides
 	case *v1alpha1.AddressPool:
 		old := s.pools.objects[key.Name]
 		changed, decides = s.pools.set(key.Name, o)
