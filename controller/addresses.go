@@ -21,10 +21,15 @@ type assigner struct {
 	nodes   map[nodeTerms]*nodePool
 	// pooled are those of Gateways in mode Pool.
 	pooled map[types.NamespacedName]topology.Assignment
+	// failure is why a Service of ours could not be written, empty if that is not so.
+	failure func(service types.NamespacedName) string
 }
 
 func newAssigner(members []member, kind corev1.NodeAddressType, pooled map[types.NamespacedName]topology.Assignment) *assigner {
-	return &assigner{members: members, kind: kind, pooled: pooled, nodes: map[nodeTerms]*nodePool{}}
+	return &assigner{
+		members: members, kind: kind, pooled: pooled, nodes: map[nodeTerms]*nodePool{},
+		failure: func(types.NamespacedName) string { return "" },
+	}
 }
 
 // assign gives every Gateway of our classes its addresses.
@@ -45,13 +50,25 @@ func (a *assigner) assignOne(p *topology.Parameters) topology.Assignment {
 	case p.Mode == v1alpha1.AddressModeNode:
 		return a.nodePool(p).assign(p)
 	default:
-		return topology.Assignment{Message: topology.ModeNotServed(p.Mode)}
+		return a.balanced(p)
 	}
+}
+
+// balanced is what the Gateway's Service shows.
+func (a *assigner) balanced(p *topology.Parameters) topology.Assignment {
+	assignment := p.Kept()
+	if failure := a.failure(p.LoadBalancer.Key); failure != "" {
+		assignment.Message = topology.ServiceNotWritten(p.LoadBalancer.Key, failure)
+	}
+	return assignment
 }
 
 // keep leaves a Gateway whose parameters are not known what it has, as long as somebody
 // serves it.
 func (a *assigner) keep(p *topology.Parameters) topology.Assignment {
+	if p.LoadBalancer != nil {
+		return a.balanced(p)
+	}
 	kept := p.Kept()
 	if !kept.NodeMode {
 		return kept

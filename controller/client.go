@@ -5,6 +5,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gatewayv1alpha2 "sigs.k8s.io/gateway-api/apis/v1alpha2"
 	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
@@ -17,7 +18,7 @@ import (
 // its statuses again.
 var asOurs = metav1.UpdateOptions{FieldManager: cluster.FieldManager}
 
-// clients are the statusClients of all kinds, and what finalizers need.
+// clients are the statusClients of all kinds, and what finalizers and Services need.
 type clients struct {
 	classes statusClient[*gatewayv1.GatewayClass]
 	// patchClass and patchPool merge a patch into a class or pool.
@@ -29,16 +30,18 @@ type clients struct {
 	sets         statusClient[*gatewayv1.ListenerSet]
 	tcp          statusClient[*gatewayv1.TCPRoute]
 	udp          statusClient[*gatewayv1.UDPRoute]
+	// services are written in the namespace of the agents only.
+	services typedcorev1.ServicesGetter
 	// served returns the version that each kind is read in.
 	served func() map[string]string
 }
 
-// newClients returns clients of a clientset and for AddressPools; served tells the
-// version of kinds of which there are several.
-func newClients(c gatewayclient.Interface, pools cluster.AddressPools, served func() map[string]string) clients {
+// newClients returns clients of a clientset, and for AddressPools and Services; served
+// tells the version of kinds of which there are several.
+func newClients(c gatewayclient.Interface, pools cluster.AddressPools, services typedcorev1.ServicesGetter, served func() map[string]string) clients {
 	v1, v1alpha2 := c.GatewayV1(), c.GatewayV1alpha2()
 	return clients{
-		served:  served,
+		services: services, served: served,
 		classes: typedClient[*gatewayv1.GatewayClass]{func(string) typed[*gatewayv1.GatewayClass] { return v1.GatewayClasses() }},
 		patchClass: func(ctx context.Context, name string, patch []byte) error {
 			_, err := v1.GatewayClasses().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: cluster.FieldManager})

@@ -36,13 +36,16 @@ type controller struct {
 	silent   map[string]time.Time // silent nodes, and until when an Event is due; zero: none
 	silence  silence
 	waits    map[types.NamespacedName]*wait
-	lagsNext time.Time // when lags or silence have to be looked at again
+	lagsNext time.Time // when lags, silence or orphans have to be looked at again
 
-	term   *term // of the last evaluation, nil: this replica does not lead
-	pools  *allocator
-	census *census
-	prover *prover
-	lags   *lags
+	term  *term // of the last evaluation, nil: this replica does not lead
+	pools *allocator
+	// services are what makes the Services of the Graph's Gateways as they have to be.
+	services []*change
+	orphans  orphans
+	census   *census
+	prover   *prover
+	lags     *lags
 
 	changed chan struct{} // the loop's signal: the source's, or time has come
 	alarm   clock.Timer   // nil while none is set
@@ -59,9 +62,10 @@ func newController(config Config, from source, w *writer, c clock.WithDelayedExe
 		prover:  newProver(config.AgentTimeout),
 		lags:    newLags(config.LagTolerance),
 		pools:   newAllocator(),
+		orphans: orphans{},
 		changed: make(chan struct{}, 1),
 	}
-	w.began = made.signal
+	w.news = made.signal
 	return made
 }
 

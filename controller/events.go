@@ -32,6 +32,8 @@ const (
 	reasonStatusFull  = "StatusFull"
 
 	reasonAddressRetained = "AddressRetained"
+
+	reasonServiceNotWritten = "ServiceNotWritten"
 )
 
 // Actions of Events: what we were doing.

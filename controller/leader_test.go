@@ -42,7 +42,7 @@ func startReplica(t *testing.T, name string, api *gatewayfake.Clientset, leases 
 	var client gatewayclient.Interface = api
 	r := &replica{
 		store: cluster.NewStore(), stop: stop, done: make(chan struct{}),
-		writer: newWriter(newClients(client, nil, served), clock.RealClock{}, &eventLog{}, config.Workers),
+		writer: newWriter(newClients(client, nil, nil, served), clock.RealClock{}, &eventLog{}, config.Workers),
 	}
 	loop := newController(config, r.store, r.writer, clock.RealClock{}, nil)
 	election := DefaultLeaderElection()

@@ -100,7 +100,7 @@ func (o *Options) Complete() error {
 		errs = append(errs, fmt.Errorf("--kube-api-qps %g and --kube-api-burst %d: must be positive", o.KubeQPS, o.KubeBurst))
 	}
 	e := &o.LeaderElection
-	e.Namespace = o.Namespace
+	e.Namespace, o.Config.Topology.Namespace = o.Namespace, o.Namespace
 	if e.Enabled && (e.LeaseDuration <= e.RenewDeadline || e.RenewDeadline <= 2*e.RetryPeriod || e.RetryPeriod <= 0) {
 		errs = append(errs, fmt.Errorf("--leader-elect-lease-duration %s, --leader-elect-renew-deadline %s and --leader-elect-retry-period %s: "+
 			"each must be longer than the next, the deadline more than twice the period", e.LeaseDuration, e.RenewDeadline, e.RetryPeriod))

@@ -26,7 +26,7 @@ func (c *controller) pass(ctx context.Context, full bool) error {
 	due := !c.lagsNext.IsZero() && !now.Before(c.lagsNext)
 	// Most passes are of renewed Leases and say nothing new.
 	term := c.writer.presentTerm()
-	if decide || written || moved || full || due || term != c.term {
+	if news := c.writer.unheard.Swap(false); decide || written || moved || full || due || news || term != c.term {
 		c.term = term
 		c.evaluate(ctx, now, decide)
 		passSeconds.Observe(c.clock.Since(now).Seconds())
@@ -60,10 +60,13 @@ func (c *controller) evaluate(ctx context.Context, now time.Time, decide bool) {
 		c.term.catchUp(c.snapshot.Gateways)
 	}
 	pooled := c.pools.assign(resolution, c.term, !c.partial)
-	addresses := newAssigner(c.roll.members, c.config.NodeAddressType, pooled).assign(resolution)
+	assigner := newAssigner(c.roll.members, c.config.NodeAddressType, pooled)
+	assigner.failure = c.writer.failure
+	addresses := assigner.assign(resolution)
 	if decide || !maps.EqualFunc(addresses, c.snapshot.Addresses, sameAssignment) {
 		c.snapshot.Addresses = addresses
 		c.graph = resolution.Build(addresses)
+		c.services = wantedServices(c.graph)
 	}
 	reports := c.prover.reports(c.graph, c.roll.members)
 	silenceNext := c.silence.tell(now, reports.Silent)
@@ -72,16 +75,18 @@ func (c *controller) evaluate(ctx context.Context, now time.Time, decide bool) {
 	if slices.ContainsFunc(c.roll.members, func(m member) bool { return m.counts && m.unsure() }) {
 		published{&c.snapshot}.keepTold(c.graph, &statuses)
 	}
-	c.lagsNext = earliest(silenceNext, c.lags.hold(now, c.graph, published{&c.snapshot}, &statuses))
+	orphans, orphansNext := c.ripeOrphans(now)
+	c.lagsNext = earliest(earliest(silenceNext, orphansNext), c.lags.hold(now, c.graph, published{&c.snapshot}, &statuses))
 
 	uses := c.graph.Uses
-	if served := c.writer.clients.served(); served["GatewayClass"] == "" || served["Gateway"] == "" {
+	if !c.writer.clients.seesGateways() {
 		// Nobody seems to have an address: nothing for a pool to forget them over.
 		statuses.AddressPools, uses = nil, nil
 	}
 	var changes []*change
 	if !c.partial { // what was not read is not missing
 		changes = plan(&c.kinds, &c.snapshot, statuses, uses, c.config.Topology.ControllerName, metav1.NewTime(now))
+		changes = slices.Concat(changes, c.services, unwantedServices(&c.snapshot, orphans))
 	}
 	c.writer.offer(c.term, changes)
 	c.tellBehind(now, &statuses)
@@ -160,5 +165,6 @@ func (c *controller) measure(s *topology.Statuses) {
 }
 
 func sameAssignment(a, b topology.Assignment) bool {
-	return a.NodeMode == b.NodeMode && a.Message == b.Message && slices.Equal(a.Addresses, b.Addresses)
+	return a.NodeMode == b.NodeMode && a.LoadBalancer == b.LoadBalancer && a.Message == b.Message &&
+		slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Hostnames, b.Hostnames)
 }

@@ -35,6 +35,8 @@ type Cluster struct {
 	// Gateway and AddressPools write statuses, within the configured rate.
 	Gateway      gatewayclient.Interface
 	AddressPools cluster.AddressPools
+	// Core writes Services, within the same rate.
+	Core kubernetes.Interface
 	// Events has a limit of its own: statuses do not wait for Events.
 	Events kubernetes.Interface
 	// Election is for the leader's Lease only: its renewals wait for nobody.
@@ -50,7 +52,7 @@ func Run(ctx context.Context, o Options, c Cluster) error {
 		return err
 	}
 	defer stopEvents()
-	w := newWriter(newClients(c.Gateway, c.AddressPools, c.Served), clock.RealClock{}, recorder, o.Config.Workers)
+	w := newWriter(newClients(c.Gateway, c.AddressPools, c.Core.CoreV1(), c.Served), clock.RealClock{}, recorder, o.Config.Workers)
 	api := newReach(clock.RealClock{}, o.LeaderElection)
 	lock := api.listen(o.LeaderElection.lock(c.Election.CoordinationV1()))
 	loop := newController(o.Config, c.Source, w, clock.RealClock{}, api)

@@ -21,6 +21,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	kubefake "k8s.io/client-go/kubernetes/fake"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/klog/v2/ktesting"
 	clocktesting "k8s.io/utils/clock/testing"
@@ -44,6 +46,7 @@ type testbench struct {
 	store  *cluster.Store
 	client *gatewayfake.Clientset
 	pools  *fakePools
+	core   *kubefake.Clientset // with Services; nil: there are none
 	events *eventLog
 	served map[string]string
 	// hearing of the next controller; nil: always.
@@ -120,7 +123,11 @@ func newFakeAPI() *gatewayfake.Clientset {
 // restart is another process on the same API server and informers.
 func (b *testbench) restart() {
 	config := DefaultConfig()
-	w := newWriter(newClients(b.client, b.pools, func() map[string]string { return b.served }), b.clock, b.events, config.Workers)
+	var services typedcorev1.ServicesGetter
+	if b.core != nil {
+		services = b.core.CoreV1()
+	}
+	w := newWriter(newClients(b.client, b.pools, services, func() map[string]string { return b.served }), b.clock, b.events, config.Workers)
 	old := b.controller
 	b.controller = newController(config, b.store, w, b.clock, b.hearing)
 	if old != nil {
@@ -214,7 +221,9 @@ func (b *testbench) sync() {
 	for _, pool := range b.pools.all() {
 		objects = append(objects, pool)
 	}
-	if err := b.store.Apply(objects, nil); err != nil {
+	services, gone := b.services()
+	objects = append(objects, services...)
+	if err := b.store.Apply(objects, gone); err != nil {
 		b.t.Fatal(err)
 	}
 }

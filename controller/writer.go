@@ -41,16 +41,18 @@ type writer struct {
 	term chan struct{} // full while writing; it tells when that has ended
 
 	failing atomic.Bool // the last write failed
-	began   func()      // a term has begun, for which nothing is found yet
+	news    func()      // a term has begun, or there is something unheard
+	unheard atomic.Bool // failures have changed since the last pass
 
 	mu      sync.Mutex // guards everything below
 	pending map[objectKey]*change
 	// written is what the API answered last, while Snapshots show what was there
 	// before: passes run before the informers have seen our writes.
 	written     map[objectID]*writtenObject
-	crdVersions map[string]string // of the last Snapshot
-	queues      *queues           // nil while not leading
-	present     *term             // likewise
+	failures    map[objectKey]string // why Services could not be written
+	crdVersions map[string]string    // of the last Snapshot
+	queues      *queues              // nil while not leading
+	present     *term                // likewise
 }
 
 // objectID tells an object from a later one of the same name.
@@ -97,9 +99,9 @@ type queues struct {
 
 func newWriter(c clients, clock clock.PassiveClock, r recorder, workers int) *writer {
 	return &writer{
-		clients: c, clock: clock, recorder: r, workers: workers, began: func() {}, term: make(chan struct{}, 1),
+		clients: c, clock: clock, recorder: r, workers: workers, news: func() {}, term: make(chan struct{}, 1),
 		events:  flowcontrol.NewTokenBucketRateLimiter(EventQPS, eventBacklog),
-		pending: map[objectKey]*change{}, written: map[objectID]*writtenObject{},
+		pending: map[objectKey]*change{}, written: map[objectID]*writtenObject{}, failures: map[objectKey]string{},
 	}
 }
 
@@ -119,6 +121,7 @@ func (w *writer) offer(t *term, changes []*change) {
 			w.queues.add(c.key)
 		}
 	}
+	maps.DeleteFunc(w.failures, func(key objectKey, _ string) bool { return w.pending[key] == nil })
 	pendingWrites.Set(float64(len(w.pending)))
 }
 
@@ -197,7 +200,7 @@ func (w *writer) run(ctx context.Context) {
 		return
 	}
 	q := w.open(t)
-	w.began()
+	w.news()
 	var workers sync.WaitGroup
 	// Routes are many; Gateways only must not wait for them.
 	few := max(1, w.workers/4)
@@ -246,6 +249,7 @@ func (w *writer) open(t *term) *queues {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.queues, w.present, w.pending = q, t, map[objectKey]*change{}
+	clear(w.failures)
 	pendingWrites.Set(0)
 	return q
 }

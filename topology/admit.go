@@ -136,8 +136,8 @@ func (g *Gateway) retentions() []retention {
 // what agents go by, and what a controller begins with. In mode LoadBalancer it is what
 // the Service shows, for the controller as well: nobody but its provider gives anything.
 func (p *Parameters) Kept() Assignment {
-	if p.balancer != nil {
-		return p.balancer.assignment()
+	if p.LoadBalancer != nil {
+		return p.LoadBalancer.assignment()
 	}
 	kept := Assignment{NodeMode: p.Mode == v1alpha1.AddressModeNode}
 	for _, addr := range p.Published {

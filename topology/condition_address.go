@@ -153,11 +153,6 @@ func parametersMissing(key types.NamespacedName) string {
 
 // Gateway
 
-// ModeNotServed says of a mode that this release has nothing to serve it with.
-func ModeNotServed(mode v1alpha1.AddressMode) string {
-	return fmt.Sprintf("this release does not serve mode %s; use Node or Pool", mode)
-}
-
 // parametersInvalid says why nothing is given to the Gateway.
 func (p *Parameters) parametersInvalid() string {
 	if !p.class.Accepted {

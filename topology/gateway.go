@@ -21,7 +21,7 @@ func (r *Resolution) gateways(assigned map[types.NamespacedName]Assignment) []*G
 			Source: p.Gateway, Key: p.Key, Parameters: p, controller: p.class.Source.Spec.ControllerName, claimed: make(claims),
 		}
 		gateway.Assignment, gateway.assigned = assigned[p.Key]
-		gateway.LoadBalancer = p.balancer
+		gateway.LoadBalancer = p.LoadBalancer
 		gateway.needs, gateway.takes = gateway.places()
 		gateway.fault = gatewayFault(p)
 		gateway.own, gateway.excess = newListeners(gateway, nil, p.Gateway.Spec.Listeners)

@@ -137,8 +137,8 @@ func (l *Listener) nodePort() uint16 {
 func (r *Resolution) orphans() []*corev1.Service {
 	needed := map[types.NamespacedName]bool{}
 	for _, p := range r.Gateways {
-		if p.balancer != nil && p.balancer.Source != nil {
-			needed[p.balancer.Key] = true
+		if p.LoadBalancer != nil && p.LoadBalancer.Source != nil {
+			needed[p.LoadBalancer.Key] = true
 		}
 	}
 	var orphans []*corev1.Service

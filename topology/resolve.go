@@ -75,6 +75,8 @@ type Parameters struct {
 	NodeAddressType v1alpha1.NodeAddressType
 	// LoadBalancerClass in mode LoadBalancer; may be empty.
 	LoadBalancerClass string
+	// LoadBalancer is the Service in front of the Gateway in mode LoadBalancer, else nil.
+	LoadBalancer *LoadBalancer
 
 	// Requested are the addresses that spec.addresses names, in its order.
 	Requested []netip.Addr
@@ -85,7 +87,6 @@ type Parameters struct {
 	Published []netip.Addr
 
 	of       *Resolution
-	balancer *LoadBalancer // nil in other modes
 	class    *GatewayClass
 	own      *choice // nil: none, or not to be followed
 	fault    fault   // of its own parameters
@@ -210,7 +211,7 @@ func (p *Parameters) settleMode() {
 		p.Nodes, p.NodeAddressType = nil, ""
 	}
 	if p.Mode == v1alpha1.AddressModeLoadBalancer {
-		p.balancer = p.of.loadBalancer(p)
+		p.LoadBalancer = p.of.loadBalancer(p)
 	}
 	if p.Mode != v1alpha1.AddressModeLoadBalancer || p.Frozen {
 		p.LoadBalancerClass = ""

@@ -69,5 +69,7 @@ func clients(config *rest.Config, o controller.Options) (readers cluster.Clients
 	if err != nil {
 		return readers, writers, fmt.Errorf("set up the client for the leader's Lease: %w", err)
 	}
-	return readers, controller.Cluster{Gateway: statuses.Gateway, AddressPools: statuses.AddressPools, Events: events.Core, Election: leases}, nil
+	return readers, controller.Cluster{
+		Gateway: statuses.Gateway, AddressPools: statuses.AddressPools, Core: statuses.Core, Events: events.Core, Election: leases,
+	}, nil
 }
