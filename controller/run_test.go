@@ -38,7 +38,7 @@ func TestRun(t *testing.T) {
 		go func() {
 			done <- Run(ctx, o, Cluster{
 				Source: store, Synced: synced, Served: func() map[string]string { return nil },
-				Gateway: api, Events: core, Election: core,
+				Gateway: api, Core: core, Events: core, Election: core,
 			})
 		}()
 		class := &gatewayv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{Name: "portway"}, Spec: gatewayv1.GatewayClassSpec{ControllerName: topology.ControllerName}}
@@ -84,7 +84,7 @@ func TestRunNeedsItsPort(t *testing.T) {
 	o := DefaultOptions()
 	o.Bind = "256.0.0.1:1"
 	core := kubefake.NewClientset()
-	err := Run(ctx, o, Cluster{Source: cluster.NewStore(), Gateway: newFakeAPI(), Events: core, Election: core, Served: func() map[string]string { return nil }})
+	err := Run(ctx, o, Cluster{Source: cluster.NewStore(), Gateway: newFakeAPI(), Core: core, Events: core, Election: core, Served: func() map[string]string { return nil }})
 	if err == nil || !strings.Contains(err.Error(), "serve health and metrics") {
 		t.Errorf("error %v", err)
 	}

@@ -32,6 +32,7 @@ func TestCluster(t *testing.T) {
 		{"class-away", classAway},
 		{"listenerset-conflicts", listenerSetConflicts},
 		{"parameters", parameters},
+		{"load-balancer", loadBalancer},
 		{"endpoint-latency", endpointLatency},
 		{"silent-agent", silentAgent},
 		{"clocks-off", clocksOff},
