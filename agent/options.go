@@ -31,7 +31,7 @@ type Options struct {
 	Manifests []string
 	// Kubeconfig says how to reach the API server; empty: as the pod this runs in.
 	Kubeconfig string
-	// Namespace holds the heartbeat Lease.
+	// Namespace holds the heartbeat Lease and the Services of Gateways in mode LoadBalancer.
 	Namespace          string
 	LeaseRenewInterval time.Duration
 	// HealthBindAddress is where health and metrics are served; empty: see
@@ -74,7 +74,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig,
 		"file that says how to reach the API server of the cluster to serve; needed outside of a pod when there are no --manifests")
 	fs.StringVar(&o.Namespace, "namespace", o.Namespace,
-		"namespace of the heartbeat Leases, that of the controller (default: the environment variable POD_NAMESPACE, or portway-system)")
+		"namespace of the agents and the controller, with the heartbeat Leases and the Services of Gateways in mode LoadBalancer (default: the environment variable POD_NAMESPACE, or portway-system)")
 	fs.Lookup("namespace").DefValue = "" // help is the same in every environment
 	fs.DurationVar(&o.LeaseRenewInterval, "lease-renew-interval", o.LeaseRenewInterval,
 		"how often the heartbeat Lease is renewed; the controller's patience has to be several times as long")

@@ -6,6 +6,10 @@
 //	        who       who may    who has   (when    what is   what is     1 s     what
 //	        counts    have what  what      it must) proven    true        slack   differs
 //
+// A Gateway in mode LoadBalancer also gets a Service, which topology says the content of.
+// Beside reading, finalizers and statuses, that is all it needs rights for: to get, create,
+// patch and delete Services of its own namespace.
+//
 // It programs nothing and no traffic depends on it: without a controller, rules
 // stand and endpoints are followed, only statuses grow old. Every replica runs
 // the same passes; only the leader writes and gives addresses of pools, so that a
@@ -51,5 +55,10 @@
 //   - A pool that is deleted goes with the last Gateway that has an address of it
 //     (TestPoolIsHeldWhileInUse).
 //   - What nodes found is in the statuses of whom it concerns (TestFindingsReachStatuses).
+//   - A Service is as its Gateway wants it, and beyond that as others do
+//     (TestServiceIsKeptInStep); one that is not ours is never touched
+//     (TestForeignServiceIsNotTouched).
+//   - A Service goes only when it was seen without its Gateway for a while, never for want
+//     of knowledge (TestServiceGoesWithItsGateway, TestOrphansRipenInSightOnly).
 //   - A follower writes nothing (TestHandOver).
 package controller

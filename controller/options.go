@@ -16,7 +16,8 @@ import (
 // Options are what the operator chose.
 type Options struct {
 	Kubeconfig string
-	// Namespace holds the Leases: the one of the leader and those of agents.
+	// Namespace holds the Leases, the one of the leader and those of agents, and Services of
+	// ours.
 	Namespace string
 	Bind      string
 	KubeQPS   float32
@@ -53,7 +54,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig,
 		"file that says how to reach the API server (default: as the pod this runs in)")
 	fs.StringVar(&o.Namespace, "namespace", o.Namespace,
-		"namespace of this program and its agents, where their Leases are (default: the environment variable POD_NAMESPACE, or portway-system)")
+		"namespace of this program and its agents, where their Leases and the Services of Gateways in mode LoadBalancer are (default: the environment variable POD_NAMESPACE, or portway-system)")
 	fs.Lookup("namespace").DefValue = "" // help is the same in every environment
 	fs.StringVar(&o.Bind, "bind-address", o.Bind,
 		"address and port of /healthz, /readyz and /metrics, over HTTP; empty for none")

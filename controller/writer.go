@@ -323,9 +323,9 @@ func (w *writer) process(ctx context.Context, key objectKey) error {
 	if err != nil {
 		// The first one for an operator; thousands may follow while an API server is down.
 		if !w.failing.Swap(true) {
-			logger.Error(err, "Could not write a status, trying again", "kind", key.kind, "object", key.NamespacedName)
+			logger.Error(err, "Could not write, trying again", "kind", key.kind, "object", key.NamespacedName)
 		}
-		logger.V(4).Info("Could not write a status", "kind", key.kind, "object", key.NamespacedName, "err", err)
+		logger.V(4).Info("Could not write", "kind", key.kind, "object", key.NamespacedName, "err", err)
 		return err
 	}
 	w.failing.Store(false)

@@ -10,8 +10,8 @@ import (
 
 // supportedFeatures is what a class of ours publishes, in alphabetical order as
 // the API demands. The conformance suite infers from it which tests to run, so
-// it names only what is served: no GatewayInfrastructure (nothing is created
-// that could carry labels) and no GatewayStaticAddresses (whoever assigns
+// it names only what is served: no GatewayInfrastructure (what is created
+// carries labels, but in mode LoadBalancer only and in another namespace) and no GatewayStaticAddresses (whoever assigns
 // addresses has to prove that first).
 var supportedFeatures = []features.FeatureName{
 	features.SupportGateway,

@@ -26,6 +26,9 @@
 //   - A Gateway gets no address that was not offered to it, whatever a tenant writes
 //     (TestTenantTakesNothingThatIsNotOffered), and whatever becomes of pools and
 //     parameters, it keeps the one that it has (TestNothingIsTakenAway).
+//   - No port of a node is that of two listeners, be it a node port (checkNodes), and the
+//     API server takes what a Service is to be like (checkServices, both in TestGolden
+//     and FuzzBuild).
 //   - No status outgrows the API's limits, whatever a YAML file holds
 //     (TestMoreThanTheAPIAllows, TestLongErrorsAreCut).
 //
@@ -41,6 +44,8 @@
 //     parent.
 //   - In node mode, a port that is also a Service's NodePort belongs to the older of
 //     Gateway and Service; the listener that has it all the same is told.
+//   - A node port of a Gateway in mode LoadBalancer belongs to the older of two Gateways;
+//     the younger one's listener gets another.
 //   - A port lost to an older Gateway is PortUnavailable; a port lost inside a
 //     Gateway and its ListenerSets is a ProtocolConflict.
 package topology

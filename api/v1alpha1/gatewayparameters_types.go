@@ -42,6 +42,8 @@ const (
 	AddressModePool AddressMode = "Pool"
 	// AddressModeLoadBalancer means that a Gateway has the addresses of a Service of
 	// type LoadBalancer that is made for it.
+	// AddressModeLoadBalancer: a Gateway has the addresses of a Service of type
+	// LoadBalancer that is made for it, in the namespace of the agents.
 	AddressModeLoadBalancer AddressMode = "LoadBalancer"
 )
 
@@ -81,9 +83,9 @@ type GatewayParametersSpec struct {
 	Pool string `json:"pool,omitempty"`
 
 	// IPFamilies are those a Gateway has addresses of: with mode Pool one of each, with
-	// mode Node all that the nodes have. If it is not given, a Gateway in mode Pool has
-	// one address, IPv4 where there are any, and one in mode Node those of both
-	// families.
+	// mode Node all that the nodes have, with mode LoadBalancer those of the Service. If it
+	// is not given, a Gateway in mode Pool has one address, IPv4 where there are any, one
+	// in mode Node those of both families, and a Service is as the cluster makes it.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
@@ -104,7 +106,7 @@ type GatewayParametersSpec struct {
 	NodeAddressType NodeAddressType `json:"nodeAddressType,omitempty"`
 
 	// LoadBalancerClass of the Service, with mode LoadBalancer. It is the class's to
-	// choose.
+	// choose. A Service that is there keeps the one it has.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
