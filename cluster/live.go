@@ -18,8 +18,8 @@ import (
 type Role int
 
 const (
-	// ForAgent is with EndpointSlices; of statuses only the addresses of Gateways, and
-	// those that AddressPools retain.
+	// ForAgent is with EndpointSlices; of statuses only the addresses of Gateways and of
+	// their Services, and those that AddressPools retain.
 	ForAgent Role = iota
 	// ForController is with statuses, Nodes, NodeReports, Leases of agents and the
 	// Gateway API's CustomResourceDefinitions; no EndpointSlices.

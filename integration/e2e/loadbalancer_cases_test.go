@@ -39,11 +39,8 @@ func loadBalancer(t *testing.T, c *Cluster) { //nolint:thelper // a case of Test
 	s.apply(t, backend("pods", 2), strings.Replace(balanced(port), "spec:\n", propagated, 1),
 		route("TCPRoute", "tcp", "gw", "pods"), route("UDPRoute", "udp", "gw", "pods"))
 	s.ready(t, "pods", 2)
-	gw := s.programmed(t, "gw")
+	gw := s.balanced(t, p)
 	service := s.service(t, gw)
-	if got, want := sorted(addresses(t, gw)), sorted(p.addressesOf(service.Name)); !slices.Equal(got, want) {
-		t.Fatalf("the Gateway has %v, its Service %v", got, want)
-	}
 	if service.Labels["team"] != "red" || service.Annotations["example.com/subnet"] != "one" || service.Annotations[providersNote] == "" {
 		t.Errorf("labels %v, annotations %v", service.Labels, service.Annotations)
 	}
@@ -57,8 +54,7 @@ func loadBalancer(t *testing.T, c *Cluster) { //nolint:thelper // a case of Test
 		}
 		return nil
 	})
-	gw = s.programmed(t, "gw")
-	s.reachBalanced(t, p, gw, added)
+	s.reachBalanced(t, p, s.balanced(t, p), added)
 
 	if err := c.Kube.CoreV1().Services(System).Delete(t.Context(), service.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
@@ -69,8 +65,7 @@ func loadBalancer(t *testing.T, c *Cluster) { //nolint:thelper // a case of Test
 		}
 		return nil
 	})
-	gw = s.programmed(t, "gw")
-	s.reachBalanced(t, p, gw, port)
+	s.reachBalanced(t, p, s.balanced(t, p), port)
 
 	service = s.service(t, gw)
 	s.kubectl(t, "delete", "gateway", "gw")
@@ -112,6 +107,28 @@ spec:
 			t.Error(err)
 		}
 	})
+}
+
+// balanced waits until Gateway gw has what its Service was given last, and proof of it.
+func (s *space) balanced(t *testing.T, p *provider) *gatewayv1.Gateway {
+	t.Helper()
+	var gw *gatewayv1.Gateway
+	eventually(t, settle, func() (err error) {
+		if gw, err = s.Gateway.GatewayV1().Gateways(s.name).Get(t.Context(), "gw", metav1.GetOptions{}); err != nil {
+			return err
+		}
+		var shown []netip.Addr
+		for _, a := range gw.Status.Addresses {
+			if addr, err := netip.ParseAddr(a.Value); err == nil {
+				shown = append(shown, addr)
+			}
+		}
+		if given := p.last(); len(given) == 0 || !slices.Equal(sorted(shown), sorted(given)) {
+			return fmt.Errorf("the Gateway has %v, its Service was given %v", shown, given)
+		}
+		return current(gw.Status.Conditions, gw.Generation, string(gatewayv1.GatewayConditionProgrammed), metav1.ConditionTrue, "")
+	})
+	return gw
 }
 
 // service waits for the Service of a Gateway and returns it.
@@ -164,8 +181,8 @@ func (s *space) reachBalanced(t *testing.T, p *provider, gw *gatewayv1.Gateway, 
 type provider struct {
 	cluster *Cluster
 
-	mu    sync.Mutex              // guards everything below
-	given map[string][]netip.Addr // by Service
+	mu    sync.Mutex   // guards everything below
+	given []netip.Addr // to the last Service
 	next4 netip.Addr
 	next6 netip.Addr
 }
@@ -173,8 +190,8 @@ type provider struct {
 func startProvider(t *testing.T, c *Cluster) *provider {
 	t.Helper()
 	p := &provider{
-		cluster: c, given: map[string][]netip.Addr{},
-		next4: netip.MustParseAddr("203.0.113.1"), next6: netip.MustParseAddr("2001:db8:f::1"),
+		cluster: c,
+		next4:   netip.MustParseAddr("203.0.113.1"), next6: netip.MustParseAddr("2001:db8:f::1"),
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -227,7 +244,7 @@ func (p *provider) serve(ctx context.Context, service *corev1.Service) error {
 	if err != nil {
 		return err
 	}
-	for _, addr := range p.give(service.Name, fresh.Spec.IPFamilies) {
+	for _, addr := range p.give(fresh.Spec.IPFamilies) {
 		if err := p.route(ctx, addr, 1); err != nil {
 			return err
 		}
@@ -241,7 +258,7 @@ func (p *provider) serve(ctx context.Context, service *corev1.Service) error {
 }
 
 // give takes addresses for a Service.
-func (p *provider) give(service string, families []corev1.IPFamily) []netip.Addr {
+func (p *provider) give(families []corev1.IPFamily) []netip.Addr {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var given []netip.Addr
@@ -254,14 +271,15 @@ func (p *provider) give(service string, families []corev1.IPFamily) []netip.Addr
 			p.next4 = p.next4.Next()
 		}
 	}
-	p.given[service] = given
+	p.given = given
 	return given
 }
 
-func (p *provider) addressesOf(service string) []netip.Addr {
+// last returns what was given last.
+func (p *provider) last() []netip.Addr {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.given[service])
+	return slices.Clone(p.given)
 }
 
 // route leads an address from the client outside to a node.
