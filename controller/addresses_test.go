@@ -167,9 +167,6 @@ func TestAddressesOfOtherModes(t *testing.T) {
 		mode    v1alpha1.AddressMode
 		want    topology.Assignment
 	}{
-		"load balancer": {publishing(requesting(), "10.0.0.1"), v1alpha1.AddressModeLoadBalancer, topology.Assignment{Message: "this release does not serve mode LoadBalancer; use Node or Pool"}},
-		"pool, has some": {publishing(requesting(), "192.0.2.1", "10.0.0.1"), v1alpha1.AddressModePool, topology.Assignment{Addresses: addrs("192.0.2.1")}},
-		"pool, has none": {requesting(), v1alpha1.AddressModePool, topology.Assignment{}},
 		"load balancer": {publishing(requesting(), "10.0.0.1"), v1alpha1.AddressModeLoadBalancer, topology.Assignment{
 			LoadBalancer: true, Message: "waiting for Service portway-system/gw-default-g-ef3c7ae337 to be made",
 		}},

@@ -41,6 +41,9 @@ func TestForwarderExclusive(t *testing.T) {
 			}, pool...)
 		}, pool},
 		{"two share one", func(g *Graph) { withPool(g, "a", nil, pool[1], pool[0]); withPool(g, "b", nil, pool[1:]...) }, pool},
+		{"of a Service", func(g *Graph) {
+			withPool(g, "a", func(g *Gateway) { g.Assignment.LoadBalancer = true }, pool...)
+		}, nil},
 		{"none assigned", func(g *Graph) { withPool(g, "a", nil) }, nil},
 		{"the node's own", func(g *Graph) { withPool(g, "a", nil, nodeV4, pool[0], nodeV6) }, pool[:1]},
 	}

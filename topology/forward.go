@@ -237,8 +237,8 @@ func (f *Forwarder) exclusive() []netip.Addr {
 }
 
 // exclusive reports whether the addresses have no other use: those of a pool, not those of
-// nodes.
-func (a Assignment) exclusive() bool { return !a.NodeMode }
+// nodes, nor those of a Service, which its provider and kube-proxy serve as well.
+func (a Assignment) exclusive() bool { return !a.NodeMode && !a.LoadBalancer }
 
 func (f *Forwarder) frontend(l *Listener, protocol rules.Protocol, family family) *rules.Frontend {
 	frontend := &rules.Frontend{Owner: ownerOf(l), Select: selectionOf(l, protocol)}

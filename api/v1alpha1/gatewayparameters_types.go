@@ -41,9 +41,7 @@ const (
 	// AddressModePool means that a Gateway has addresses of its own, of an AddressPool.
 	AddressModePool AddressMode = "Pool"
 	// AddressModeLoadBalancer means that a Gateway has the addresses of a Service of
-	// type LoadBalancer that is made for it.
-	// AddressModeLoadBalancer: a Gateway has the addresses of a Service of type
-	// LoadBalancer that is made for it, in the namespace of the agents.
+	// type LoadBalancer that is made for it, in the namespace of the agents.
 	AddressModeLoadBalancer AddressMode = "LoadBalancer"
 )
 
