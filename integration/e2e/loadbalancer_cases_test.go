@@ -244,6 +244,9 @@ func (p *provider) serve(ctx context.Context, service *corev1.Service) error {
 	if err != nil {
 		return err
 	}
+	if len(fresh.Status.LoadBalancer.Ingress) > 0 { // an event from before it was given them
+		return nil
+	}
 	for _, addr := range p.give(fresh.Spec.IPFamilies) {
 		if err := p.route(ctx, addr, 1); err != nil {
 			return err
