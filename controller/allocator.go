@@ -22,6 +22,8 @@ type allocator struct {
 	// show.
 	given map[types.NamespacedName]holding
 	term  *term // that it was given in
+	// nodes are those that have an address themselves: to everybody else it is the node.
+	nodes map[netip.Addr]string
 }
 
 // holding is what a Gateway has. One of the same name that is made anew has another UID.
@@ -34,7 +36,8 @@ func newAllocator() *allocator { return &allocator{given: map[types.NamespacedNa
 
 // allocation is one pass over all Gateways.
 type allocation struct {
-	term *term
+	term  *term
+	nodes map[netip.Addr]string
 	// gives: new addresses are given.
 	gives bool
 	// holders of each address, the oldest first; several only if they share it.
@@ -58,7 +61,7 @@ type draw struct {
 // term, as it is with those who do not lead, and while not all Gateways are known.
 func (a *allocator) assign(r *topology.Resolution, t *term, complete bool) map[types.NamespacedName]topology.Assignment {
 	now := &allocation{
-		term: t, gives: t != nil && complete, holders: map[netip.Addr][]*topology.Parameters{}, has: map[*topology.Parameters][]netip.Addr{},
+		term: t, nodes: a.nodes, gives: t != nil && complete, holders: map[netip.Addr][]*topology.Parameters{}, has: map[*topology.Parameters][]netip.Addr{},
 		refused: map[*topology.Parameters]string{}, shared: map[sharing]*topology.Parameters{}, next: map[draw]netip.Addr{},
 	}
 	var ours []*topology.Parameters
@@ -158,6 +161,8 @@ func (now *allocation) request(p *topology.Parameters) {
 			now.refuse(p, why)
 		case !now.gives:
 			now.refuse(p, waitingForLeader)
+		case now.nodes[addr] != "":
+			now.refuse(p, addressOfNode(addr, now.nodes[addr]))
 		case !now.take(addr, p):
 			now.refuse(p, addressInUse(addr))
 		}
@@ -225,7 +230,7 @@ func (now *allocation) drawOne(p *topology.Parameters, family corev1.IPFamily) b
 			}
 		}
 		for addr := range pool.Set.From(from) {
-			if len(now.holders[addr]) > 0 || now.term.blocks(addr) {
+			if len(now.holders[addr]) > 0 || now.nodes[addr] != "" || now.term.blocks(addr) {
 				continue
 			}
 			now.next[draw{pool, family}] = addr
@@ -274,4 +279,21 @@ const waitingForLeader = "waiting for the controller that leads to read all Gate
 
 func addressInUse(addr netip.Addr) string {
 	return fmt.Sprintf("another Gateway has %s; to share it, label both, which must be in one namespace, with %s of the same value", addr, v1alpha1.ShareAddressLabel)
+}
+
+func addressOfNode(addr netip.Addr, node string) string {
+	return fmt.Sprintf("%s is an address of Node %s itself; choose another, and take it out of the AddressPool", addr, node)
+}
+
+// addressesOfNodes are all addresses that Nodes say they have.
+func addressesOfNodes(nodes map[string]*corev1.Node) map[netip.Addr]string {
+	found := make(map[netip.Addr]string, len(nodes))
+	for name, node := range nodes {
+		for _, kind := range []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP} {
+			for _, addr := range nodeAddresses(node, kind) {
+				found[addr] = max(found[addr], name)
+			}
+		}
+	}
+	return found
 }

@@ -195,6 +195,26 @@ func TestAllocateRequested(t *testing.T) {
 	}
 }
 
+// TestAllocateNotOfNodes: a pool may contain what a node has, by mistake or as it is the
+// network of the nodes. That is never given, and whoever asks for it is told; but nobody
+// loses it to a node that comes later.
+func TestAllocateNotOfNodes(t *testing.T) {
+	b := newAllocatorBench(corev1.IPv4Protocol, corev1.IPv6Protocol)
+	b.pool("a", "192.0.2.0/29", "2001:db8::/125")
+	b.gateway("default", "any")
+	b.gateway("default", "wants", "192.0.2.1")
+	publish(b.gateway("default", "has"), addrs("192.0.2.2"))
+	a := newAllocator()
+	a.nodes = addressesOfNodes(map[string]*corev1.Node{
+		"n1": testNode("n1", true, "192.0.2.0", "2001:db8::"), "n2": testNode("n2", true, "192.0.2.1", "2001:db8::1"), "n3": testNode("n3", false, "192.0.2.2"),
+	})
+	expect(t, "given", map[string]string{
+		"default/any":   "192.0.2.3 2001:db8::2",
+		"default/has":   "192.0.2.2 2001:db8::3",
+		"default/wants": "(192.0.2.1 is an address of Node n2 itself; choose another, and take it out of the AddressPool)",
+	}, gives(a, b))
+}
+
 // TestAllocateShared: the same label in one namespace shares, and nothing else does.
 func TestAllocateShared(t *testing.T) {
 	b := newAllocatorBench()

@@ -59,6 +59,9 @@ func (c *controller) evaluate(ctx context.Context, now time.Time, decide bool) {
 	if c.term != nil {
 		c.term.catchUp(c.snapshot.Gateways)
 	}
+	if len(c.snapshot.AddressPools) > 0 {
+		c.pools.nodes = addressesOfNodes(c.fleet.Nodes)
+	}
 	pooled := c.pools.assign(resolution, c.term, !c.partial)
 	assigner := newAssigner(c.roll.members, c.config.NodeAddressType, pooled)
 	assigner.failure = c.writer.failure
