@@ -29,12 +29,12 @@ const (
 func loadBalancer(t *testing.T, c *Cluster) { //nolint:thelper // a case of TestCluster
 	const port, added = 7050, 7051
 	s := c.space(t, "load-balancer")
-	s.balancedClass(t)
+	s.class(t, balancedClass, "{mode: LoadBalancer, loadBalancerClass: "+labClass+", ipFamilies: [IPv4, IPv6]}")
 	p := startProvider(t, c)
 
 	propagated := "spec:\n  infrastructure: {labels: {team: red}, annotations: {example.com/subnet: one}}\n"
 	balanced := func(ports ...int) string {
-		return strings.Replace(gateway("gw", ports...), "gatewayClassName: "+ClassName, "gatewayClassName: "+balancedClass, 1)
+		return of(balancedClass, gateway("gw", ports...))
 	}
 	s.apply(t, backend("pods", 2), strings.Replace(balanced(port), "spec:\n", propagated, 1),
 		route("TCPRoute", "tcp", "gw", "pods"), route("UDPRoute", "udp", "gw", "pods"))
@@ -44,7 +44,7 @@ func loadBalancer(t *testing.T, c *Cluster) { //nolint:thelper // a case of Test
 	if service.Labels["team"] != "red" || service.Annotations["example.com/subnet"] != "one" || service.Annotations[providersNote] == "" {
 		t.Errorf("labels %v, annotations %v", service.Labels, service.Annotations)
 	}
-	s.reachBalanced(t, p, gw, port)
+	s.reachBalanced(t, gw, port)
 
 	s.apply(t, balanced(port, added))
 	eventually(t, settle, func() error {
@@ -54,7 +54,7 @@ func loadBalancer(t *testing.T, c *Cluster) { //nolint:thelper // a case of Test
 		}
 		return nil
 	})
-	s.reachBalanced(t, p, s.balanced(t, p), added)
+	s.reachBalanced(t, s.balanced(t, p), added)
 
 	if err := c.Kube.CoreV1().Services(System).Delete(t.Context(), service.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
@@ -65,7 +65,7 @@ func loadBalancer(t *testing.T, c *Cluster) { //nolint:thelper // a case of Test
 		}
 		return nil
 	})
-	s.reachBalanced(t, p, s.balanced(t, p), port)
+	s.reachBalanced(t, s.balanced(t, p), port)
 
 	service = s.service(t, gw)
 	s.kubectl(t, "delete", "gateway", "gw")
@@ -81,32 +81,6 @@ func loadBalancer(t *testing.T, c *Cluster) { //nolint:thelper // a case of Test
 		node := join(c.Node(i + 1).Addresses[0], int(service.Spec.Ports[0].NodePort))
 		eventually(t, settle, func() error { return c.refuses(t.Context(), node) })
 	}
-}
-
-// balancedClass makes a class of mode LoadBalancer with parameters in the namespace; both
-// go with the test.
-func (s *space) balancedClass(t *testing.T) {
-	t.Helper()
-	s.apply(t, fmt.Sprintf(`
-apiVersion: portway.dev/v1alpha1
-kind: GatewayParameters
-metadata: {name: balanced, namespace: %[1]s}
-spec: {mode: LoadBalancer, loadBalancerClass: %[2]s, ipFamilies: [IPv4, IPv6]}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: %[3]s}
-spec:
-  controllerName: %[4]s
-  parametersRef: {group: portway.dev, kind: GatewayParameters, namespace: %[1]s, name: balanced}
-`, s.name, labClass, balancedClass, controllerName))
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), settle)
-		defer cancel()
-		if _, err := s.Kubectl(ctx, "delete", "gatewayclass", balancedClass, "--wait=false"); err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 // balanced waits until Gateway gw has what its Service was given last, and proof of it.
@@ -153,7 +127,7 @@ func (s *space) service(t *testing.T, gw *gatewayv1.Gateway) *corev1.Service {
 
 // reachBalanced reaches the pods at each address of the Gateway, whichever node it is
 // routed to, and at each node's node ports.
-func (s *space) reachBalanced(t *testing.T, p *provider, gw *gatewayv1.Gateway, port int) {
+func (s *space) reachBalanced(t *testing.T, gw *gatewayv1.Gateway, port int) {
 	t.Helper()
 	nodePorts := map[corev1.Protocol]int32{}
 	for _, sp := range s.service(t, gw).Spec.Ports {
@@ -161,14 +135,10 @@ func (s *space) reachBalanced(t *testing.T, p *provider, gw *gatewayv1.Gateway, 
 			nodePorts[sp.Protocol] = sp.NodePort
 		}
 	}
+	for _, addr := range addresses(t, gw) {
+		s.reachLed(t, addr, port, "pods")
+	}
 	for i := range Nodes {
-		for _, addr := range addresses(t, gw) {
-			if err := p.route(t.Context(), addr, i+1); err != nil {
-				t.Fatal(err)
-			}
-			s.reach(t, "tcp", join(addr, port), "pods")
-			s.reach(t, "udp", join(addr, port), "pods")
-		}
 		for _, addr := range s.Node(i + 1).Addresses {
 			s.reach(t, "tcp", join(addr, int(nodePorts[corev1.ProtocolTCP])), "pods")
 			s.reach(t, "udp", join(addr, int(nodePorts[corev1.ProtocolUDP])), "pods")
@@ -248,7 +218,7 @@ func (p *provider) serve(ctx context.Context, service *corev1.Service) error {
 		return nil
 	}
 	for _, addr := range p.give(fresh.Spec.IPFamilies) {
-		if err := p.route(ctx, addr, 1); err != nil {
+		if err := p.cluster.lead(ctx, addr, 1); err != nil {
 			return err
 		}
 		fresh.Status.LoadBalancer.Ingress = append(fresh.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: addr.String()})
@@ -283,14 +253,4 @@ func (p *provider) last() []netip.Addr {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.given)
-}
-
-// route leads an address from the client outside to a node.
-func (p *provider) route(ctx context.Context, addr netip.Addr, node int) error {
-	via := p.cluster.Node(node).Addresses[0]
-	if addr.Is6() {
-		via = p.cluster.Node(node).Addresses[1]
-	}
-	_, err := p.cluster.Outside().Output(ctx, "ip", "route", "replace", netip.PrefixFrom(addr, addr.BitLen()).String(), "via", via.String())
-	return err
 }
