@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
@@ -48,13 +49,16 @@ type agent struct {
 	// preflight tells what the host lacks to serve at these addresses.
 	preflight func([]netip.Addr) []string
 	lookout   *lookout
-	flows     *flowSweeper  // nil: flows are left alone
-	gate      *gate         // nil: firewalls of others are left alone
-	statuses  *statusWriter // nil when nobody wants them
-	reports   *reportWriter // nil without a cluster
-	progress  *progress
-	metrics   *instruments
-	clock     clock.PassiveClock
+	flows     *flowSweeper // nil: flows are left alone
+	gate      *gate        // nil: firewalls of others are left alone
+	speaker   *speaker     // nil: no addresses are announced
+	// labels of the Node; nil without a cluster.
+	labels   func() labels.Set
+	statuses *statusWriter // nil when nobody wants them
+	reports  *reportWriter // nil without a cluster
+	progress *progress
+	metrics  *instruments
+	clock    clock.PassiveClock
 
 	moved atomic.Bool   // the node's addresses or zone may have changed
 	nudge chan struct{} // follows moved
@@ -68,6 +72,7 @@ type agent struct {
 	warnings  []string // those already logged
 	unserved  []string // likewise
 	inTheWay  []string // likewise
+	off       []string // likewise
 	findings  []string // of preflight, last
 	limits    []string // those already logged
 }
@@ -151,6 +156,9 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 	if a.gate != nil {
 		a.gate.offer(state, a.current)
 	}
+	if a.speaker != nil && (err == nil || !failedWhole(state, results, err)) {
+		a.speaker.offer(a.graph, a.forwarder, results)
+	}
 	if look {
 		a.examine(ctx)
 	}
@@ -228,16 +236,18 @@ func (a *agent) found(ctx context.Context) []v1alpha1.Finding {
 	for _, message := range a.findings {
 		findings = append(findings, v1alpha1.Finding{Reason: reasonForwarding, Message: message})
 	}
+	if a.speaker == nil && a.labels != nil {
+		off := offFindings(a.graph, a.labels())
+		logNew(ctx, "Addresses are not announced", a.off, lines(off))
+		a.off = lines(off)
+		findings = append(findings, off...)
+	}
 	if a.gate == nil {
 		return findings
 	}
 	list := a.gate.list()
-	lines := make([]string, 0, len(list))
-	for _, f := range list {
-		lines = append(lines, f.Reason+": "+f.Message)
-	}
-	logNew(ctx, "In the way of our flows, or beside it", a.inTheWay, lines)
-	a.inTheWay = lines
+	logNew(ctx, "In the way of our flows, or beside it", a.inTheWay, lines(list))
+	a.inTheWay = lines(list)
 	return append(findings, list...)
 }
 
@@ -282,6 +292,10 @@ func (a *agent) publish(ctx context.Context, results rules.Results, err error) {
 		report:    report(a.node, a.graph, results, err),
 		addresses: a.current,
 		findings:  a.found(ctx),
+	}
+	if a.speaker != nil {
+		findings, announcing := a.speaker.list()
+		v.findings, v.announcing = append(v.findings, findings...), announcing
 	}
 	v.report.Findings = cluster.Findings(v.findings)
 	if a.statuses != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/internal/announce"
 	"github.com/portway-dev/portway/internal/syncloop"
 	"github.com/portway-dev/portway/topology"
 )
@@ -27,6 +28,8 @@ const (
 	reportInterval = 100 * time.Millisecond
 	// nodeInterval is the least time from one watch of the Node to the next.
 	nodeInterval = 10 * time.Second
+	// speakerRetry bounds how long announcing that has failed rests.
+	speakerRetry = 10 * time.Second
 	// watchTimeout is how long a watch of the Node lasts.
 	watchTimeout = 5 * time.Minute
 	// apiBackoff is the longest pause while the API server does not answer: when it
@@ -127,6 +130,10 @@ func newMember(ctx context.Context, o Options, env environment, api connection, 
 	m.assign = func(r *topology.Resolution, _ []netip.Addr) map[types.NamespacedName]topology.Assignment {
 		return cluster.Assigned(r)
 	}
+	m.labels = m.self.labels
+	if o.Layer2KeyFile != "" {
+		m.speaker = o.newSpeaker(m, env, api, addresses)
+	}
 	m.reports = &reportWriter{
 		node:      o.NodeName,
 		client:    api.NodeReports,
@@ -145,6 +152,26 @@ func newMember(ctx context.Context, o Options, env environment, api connection, 
 		reset:    api.reset,
 	}
 	return m
+}
+
+// newSpeaker makes what announces addresses.
+func (o *Options) newSpeaker(m *member, env environment, api connection, addresses func() ([]netip.Addr, error)) *speaker {
+	config := announce.DefaultConfig()
+	config.Node, config.KeyFile = o.NodeName, o.Layer2KeyFile
+	network, _ := o.layer2Network() // Validate has reported what is wrong
+	fresh := make(chan struct{}, 1)
+	moved := m.self.moved
+	m.self.moved = func() {
+		moved()
+		signal(fresh)
+	}
+	return &speaker{
+		config: config, port: o.Layer2Port, network: network,
+		self: m.self, addresses: addresses, open: env.announce, clock: env.clock,
+		peers: &peers{client: api.Core.CoreV1().Nodes(), changed: func() { signal(fresh) }},
+		moved: func() { signal(m.nudge) },
+		fresh: fresh,
+	}
 }
 
 // serve runs everything until ctx ends and everything has ended. Nothing is
@@ -171,6 +198,10 @@ func (m *member) serve(ctx context.Context, env environment) {
 			return
 		case <-known:
 		}
+	}
+	if m.speaker != nil {
+		every("nodes", nodeInterval, time.Second, nil, m.speaker.peers.pass)
+		every("layer2", speakerRetry, time.Second, nil, m.speaker.pass)
 	}
 	every("firewall", gateInterval, gatePause, m.gate.fresh, m.gate.pass)
 	every("flows", flowInterval, flowPause, m.flows.fresh, m.flows.pass)

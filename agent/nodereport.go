@@ -60,6 +60,7 @@ func (d *description) nodeReport(v *view) v1alpha1.Report {
 		Backend:      d.backend,
 		BootID:       shorten.To(d.bootID, maxBootID),
 		Failing:      int32(len(v.report.Errors)),
+		Announcing:   v.announcing,
 	}
 	for _, addr := range v.addresses[:min(len(v.addresses), maxReportAddresses)] {
 		r.Addresses = append(r.Addresses, addr.String())
@@ -131,11 +132,12 @@ func (w *reportWriter) offer(v view) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.latest != nil && sameReport(w.latest.report, v.report) &&
-		slices.Equal(w.latest.addresses, v.addresses) && slices.Equal(w.latest.findings, v.findings) {
+		slices.Equal(w.latest.addresses, v.addresses) && slices.Equal(w.latest.findings, v.findings) &&
+		sameAnnounced(w.latest.announcing, v.announcing) {
 		return
 	}
 	v.addresses = append([]netip.Addr{}, v.addresses...)
-	w.latest = &view{report: v.report, addresses: v.addresses, findings: v.findings}
+	w.latest = &view{report: v.report, addresses: v.addresses, findings: v.findings, announcing: v.announcing}
 	signal(w.fresh)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -51,6 +52,14 @@ type Options struct {
 	SetSysctls    bool
 	NodePorts     ports.Ranges
 	CTMark        ctMark
+
+	// Layer2KeyFile holds the key that agents that announce addresses have in common;
+	// empty: this one announces none.
+	Layer2KeyFile string
+	// Layer2Network, a CIDR, says at which of their addresses the nodes talk about who
+	// announces what; empty: at the first InternalIP of each.
+	Layer2Network string
+	Layer2Port    uint16
 }
 
 // DefaultOptions returns the defaults.
@@ -60,6 +69,7 @@ func DefaultOptions() Options {
 		LeaseRenewInterval: 10 * time.Second,
 		NodeName:           os.Getenv("NODE_NAME"),
 		Backend:            backendAuto, CTMark: 0x1000, NodePorts: topology.DefaultConfig().NodePorts,
+		Layer2Port: topology.MembersPort,
 	}
 	if name, err := os.Hostname(); err == nil && o.NodeName == "" {
 		o.NodeName = strings.ToLower(name)
@@ -103,6 +113,12 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 		"ports the node itself needs: Gateways that share the node's addresses cannot have them; in a cluster the same as the controller's, or no Gateway is ever programmed")
 	fs.Var(&o.CTMark, "ct-mark",
 		"the one bit of the conntrack mark that marks our flows; nobody else may use it")
+	fs.StringVar(&o.Layer2KeyFile, "layer2-key-file", o.Layer2KeyFile,
+		"file with the key that the agents of a cluster have in common, one per line, the first one used, such as the output of: openssl rand -base64 32; with it this node announces addresses of AddressPools with announcement Layer2 together with the others; needs NET_RAW (default: it announces none)")
+	fs.StringVar(&o.Layer2Network, "layer2-network", o.Layer2Network,
+		"CIDR that tells at which of their InternalIPs nodes talk about who announces what, the same on all nodes (default: the first InternalIP that the Node lists, and of other Nodes the first of its family)")
+	fs.Uint16Var(&o.Layer2Port, "layer2-port", o.Layer2Port,
+		"TCP and UDP port that nodes talk about it on, the same on all nodes")
 }
 
 // Validate reports everything that is wrong with the options.
@@ -123,6 +139,8 @@ func (o *Options) Validate() error {
 		errs = append(errs, o.validateCluster())
 	} else if o.Kubeconfig != "" {
 		errs = append(errs, errors.New("--kubeconfig and --manifests exclude each other: serve a cluster or files"))
+	} else if o.Layer2KeyFile != "" {
+		errs = append(errs, errors.New("--layer2-key-file and --manifests exclude each other: addresses are announced in a cluster only"))
 	}
 	if o.NodeName == "" {
 		errs = append(errs, errors.New("--node-name is missing and this host has no name: give one"))
@@ -145,10 +163,28 @@ func (o *Options) validateCluster() error {
 	if problems := validation.IsDNS1123Label(o.Namespace); len(problems) > 0 {
 		errs = append(errs, fmt.Errorf("--namespace %q: %s", o.Namespace, strings.Join(problems, "; ")))
 	}
+	if _, err := o.layer2Network(); err != nil {
+		errs = append(errs, err)
+	}
+	if o.Layer2Port == 0 {
+		errs = append(errs, errors.New("--layer2-port 0: must be a port that is the same on all nodes"))
+	}
 	if o.StatusOut != "" || o.PrintStatus {
 		errs = append(errs, errors.New("--status-out and --print-status need --manifests: in a cluster the controller writes the statuses into the objects"))
 	}
 	return errors.Join(errs...)
+}
+
+// layer2Network is the CIDR of --layer2-network, not valid without one.
+func (o *Options) layer2Network() (netip.Prefix, error) {
+	if o.Layer2Network == "" {
+		return netip.Prefix{}, nil
+	}
+	prefix, err := netip.ParsePrefix(o.Layer2Network)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("--layer2-network %q: must be a CIDR, such as 192.0.2.0/24 or ::/0", o.Layer2Network)
+	}
+	return prefix.Masked(), nil
 }
 
 // healthAddress is where health and metrics are served; empty: nowhere.

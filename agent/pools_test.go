@@ -81,34 +81,39 @@ func edge() *v1alpha1.GatewayParameters {
 	return parameters
 }
 
+// createPooled creates the guide's Gateway with an address of the pool that it returns.
+func (b *clusterBench) createPooled() *v1alpha1.AddressPool {
+	b.t.Helper()
+	ctx, c := b.t.Context(), b.cluster
+	c.createGuide(b.t)
+	must := func(_ any, err error) {
+		b.t.Helper()
+		if err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	pool := &v1alpha1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: "public"}}
+	pool.Spec.Addresses = []v1alpha1.AddressRange{"203.0.113.0/24"}
+	pool, err := c.own.pools().Create(ctx, pool, metav1.CreateOptions{})
+	must(pool, err)
+	must(c.own.parameters("default").Create(ctx, edge(), metav1.CreateOptions{}))
+	class, err := c.gateway.GatewayV1().GatewayClasses().Get(ctx, "portway", metav1.GetOptions{})
+	must(class, err)
+	class.Spec.ParametersRef = &gatewayv1.ParametersReference{
+		Group: v1alpha1.GroupName, Kind: topology.KindGatewayParameters, Namespace: ptr.To(gatewayv1.Namespace("default")), Name: "edge",
+	}
+	must(c.gateway.GatewayV1().GatewayClasses().Update(ctx, class, metav1.UpdateOptions{}))
+	web, err := c.gateway.GatewayV1().Gateways("default").Get(ctx, "web", metav1.GetOptions{})
+	must(web, err)
+	web.Status.Addresses = []gatewayv1.GatewayStatusAddress{{Value: "203.0.113.7"}, {Value: "8.8.8.8"}}
+	must(c.gateway.GatewayV1().Gateways("default").UpdateStatus(ctx, web, metav1.UpdateOptions{}))
+	return pool
+}
+
 // TestClusterServesAddressesOfPools: an agent goes by what the controller published and
 // a pool vouches for, and stays there when parameters or the pool go.
 func TestClusterServesAddressesOfPools(t *testing.T) {
-	prepare := func(b *clusterBench) {
-		ctx, c := b.t.Context(), b.cluster
-		c.createGuide(b.t)
-		must := func(_ any, err error) {
-			b.t.Helper()
-			if err != nil {
-				b.t.Fatal(err)
-			}
-		}
-		pool := &v1alpha1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: "public"}}
-		pool.Spec.Addresses = []v1alpha1.AddressRange{"203.0.113.0/24"}
-		must(c.own.pools().Create(ctx, pool, metav1.CreateOptions{}))
-		must(c.own.parameters("default").Create(ctx, edge(), metav1.CreateOptions{}))
-		class, err := c.gateway.GatewayV1().GatewayClasses().Get(ctx, "portway", metav1.GetOptions{})
-		must(class, err)
-		class.Spec.ParametersRef = &gatewayv1.ParametersReference{
-			Group: v1alpha1.GroupName, Kind: topology.KindGatewayParameters, Namespace: ptr.To(gatewayv1.Namespace("default")), Name: "edge",
-		}
-		must(c.gateway.GatewayV1().GatewayClasses().Update(ctx, class, metav1.UpdateOptions{}))
-		web, err := c.gateway.GatewayV1().Gateways("default").Get(ctx, "web", metav1.GetOptions{})
-		must(web, err)
-		web.Status.Addresses = []gatewayv1.GatewayStatusAddress{{Value: "203.0.113.7"}, {Value: "8.8.8.8"}}
-		must(c.gateway.GatewayV1().Gateways("default").UpdateStatus(ctx, web, metav1.UpdateOptions{}))
-	}
-	inCluster(t, prepare, func(b *clusterBench) {
+	inCluster(t, func(b *clusterBench) { b.createPooled() }, func(b *clusterBench) {
 		ctx, pools := b.t.Context(), b.cluster.own.pools()
 		serves := func(when string) {
 			b.t.Helper()

@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/internal/announce"
 	"github.com/portway-dev/portway/internal/conntrack"
 	"github.com/portway-dev/portway/internal/firewall"
 	"github.com/portway-dev/portway/internal/syncloop"
@@ -36,8 +37,10 @@ type environment struct {
 	// sweep is conntrack.Sweep.
 	sweep   func(context.Context, conntrack.Filter, func(rules.Flow) bool) (int, error)
 	connect func(kubeconfig, version string) (connection, error)
-	loop    syncloop.Config
-	clock   clock.WithTicker
+	// announce is announce.New.
+	announce func(announce.Config, klog.Logger) (announcer, error)
+	loop     syncloop.Config
+	clock    clock.WithTicker
 	// printStatus delivers requests to print the statuses.
 	printStatus <-chan os.Signal
 }
@@ -61,6 +64,7 @@ func Run(ctx context.Context, o Options, out io.Writer, printStatus <-chan os.Si
 		openFirewall:   openFirewall,
 		examineHost:    firewall.NewHost(nftables.DefaultConfig().Table).Findings,
 		connect:        connect,
+		announce:       openAnnouncer,
 		loop:           syncloop.DefaultConfig(),
 		clock:          clock.RealClock{},
 		printStatus:    printStatus,

@@ -364,7 +364,7 @@ func TestHealthAddress(t *testing.T) {
 
 func TestOptionValues(t *testing.T) {
 	o := DefaultOptions()
-	if got := o.NodePorts.String(); got != "22,2379-2380,6443,9617,10250-10259" {
+	if got := o.NodePorts.String(); got != "22,2379-2380,6443,7946,9617,10250-10259" {
 		t.Errorf("node ports %s", got)
 	}
 	if err := o.NodePorts.Set(" 22, 80-90"); err != nil {

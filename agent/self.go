@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
@@ -28,17 +30,20 @@ type self struct {
 	name   string
 	client nodes
 	host   func() ([]netip.Addr, error)
-	// moved is called when the Node has other addresses or another zone; nil: nobody
-	// cares.
+	// moved is called when something of the Node is different that an agent goes by;
+	// nil: nobody cares.
 	moved func()
 
 	known chan struct{} // closed once the Node was read
 
-	mu     sync.Mutex // guards everything below
-	listed []netip.Addr
-	zoned  string
-	agreed bool // this host once had an address that the Node listed
-	told   string
+	mu      sync.Mutex // guards everything below
+	listed  []netip.Addr
+	members []netip.Addr // of listed, where it talks to other nodes
+	zoned   string
+	labeled labels.Set
+	leaving string
+	agreed  bool // this host once had an address that the Node listed
+	told    string
 }
 
 func newSelf(name string, client nodes, host func() ([]netip.Addr, error)) *self {
@@ -62,13 +67,15 @@ func (s *self) read(ctx context.Context) (*corev1.Node, error) {
 
 // take keeps what matters of the Node.
 func (s *self) take(node *corev1.Node) {
-	listed, zoned := listedAddresses(node), node.Labels[corev1.LabelTopologyZone]
+	listed, zoned, leaving := listedAddresses(node), node.Labels[corev1.LabelTopologyZone], departure(node)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if (!slices.Equal(listed, s.listed) || zoned != s.zoned) && s.moved != nil {
+	members := memberAddresses(node)
+	same := slices.Equal(listed, s.listed) && slices.Equal(members, s.members) && zoned == s.zoned && maps.Equal(node.Labels, s.labeled) && leaving == s.leaving
+	if !same && s.moved != nil {
 		defer s.moved()
 	}
-	s.listed, s.zoned = listed, zoned
+	s.listed, s.members, s.zoned, s.labeled, s.leaving = listed, members, zoned, node.Labels, leaving
 	select {
 	case <-s.known:
 	default:
@@ -149,6 +156,54 @@ func (s *self) zone() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.zoned
+}
+
+// labels are the Node's. They must not be changed.
+func (s *self) labels() labels.Set {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.labeled
+}
+
+// memberAddress is where this node talks to others, which the Node lists and this host
+// should have.
+func (s *self) memberAddress(network netip.Prefix) (netip.Addr, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	addr, ok := memberAddress(s.members, netip.Addr{}, network)
+	switch {
+	case ok:
+		return addr, nil
+	case network.IsValid():
+		return addr, fmt.Errorf("Node %s lists no InternalIP in --layer2-network %s (it lists %v): give a network in which each Node lists one", s.name, network, s.members)
+	default:
+		return addr, fmt.Errorf("Node %s lists no InternalIP: other nodes could not find this one", s.name)
+	}
+}
+
+// departure is why traffic should enter at other nodes, empty if it need not.
+func (s *self) departure() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leaving
+}
+
+// departure reads that from a Node: somebody is about to drain it, it is not to be used by
+// load balancers, or its kubelet says, or is taken to say, that it is not ready.
+func departure(node *corev1.Node) string {
+	_, excluded := node.Labels[corev1.LabelNodeExcludeBalancers]
+	switch {
+	case node.Spec.Unschedulable:
+		return "it is cordoned (spec.unschedulable)"
+	case excluded:
+		return "it has the label " + corev1.LabelNodeExcludeBalancers
+	}
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
+			return "its condition Ready is " + string(c.Status)
+		}
+	}
+	return ""
 }
 
 // listedAddresses are a Node's IP addresses, internal and external.

@@ -31,6 +31,8 @@ type view struct {
 	addresses []netip.Addr
 	// findings about the host.
 	findings []v1alpha1.Finding
+	// announcing are the addresses that this node answers for.
+	announcing []v1alpha1.Announced
 }
 
 // statusWriter writes the statuses to a file and a stream. It works beside the

@@ -40,8 +40,12 @@ type portKey struct {
 type serviceEndpoints struct {
 	slices   []*discoveryv1.EndpointSlice
 	ports    map[usedPort]*[2]portEndpoints
+	places   map[portKey]*[2]nodeSet
 	warnings []string
 }
+
+// nodeSet are nodes by name.
+type nodeSet map[string]bool
 
 // usedPort is a Service port together with the policy it is used with.
 type usedPort struct {
@@ -62,7 +66,7 @@ type portEndpoints struct {
 func newServiceEndpoints(given []*discoveryv1.EndpointSlice) *serviceEndpoints {
 	sorted := slices.Clone(given)
 	slices.SortFunc(sorted, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
-	return &serviceEndpoints{slices: sorted, ports: map[usedPort]*[2]portEndpoints{}}
+	return &serviceEndpoints{slices: sorted, ports: map[usedPort]*[2]portEndpoints{}, places: map[portKey]*[2]nodeSet{}}
 }
 
 // endpoints returns the endpoints of one Service port per family, in the order of
@@ -72,24 +76,10 @@ func (s *serviceEndpoints) endpoints(node Node, port usedPort) *[2]portEndpoints
 		return known
 	}
 	var found [2][]candidate
-	for _, slice := range s.slices {
-		if slice.AddressType == discoveryv1.AddressTypeFQDN {
-			s.warn(slice, "addressType FQDN is not supported; list IP addresses")
-			continue
-		}
-		number, offered := targetPort(slice, port.portKey)
-		for i := range slice.Endpoints {
-			e := &slice.Endpoints[i]
-			addr, reason := endpointAddress(slice, e)
-			switch {
-			case reason != "":
-				s.warn(slice, "endpoints[%d] left out: %s", i, reason)
-			case offered:
-				family := familyOf(addr)
-				found[family] = append(found[family], newCandidate(node, e, netip.AddrPortFrom(addr, number)))
-			}
-		}
-	}
+	s.each(port.portKey, func(e *discoveryv1.Endpoint, addr netip.AddrPort) {
+		family := familyOf(addr.Addr())
+		found[family] = append(found[family], newCandidate(node, e, addr))
+	})
 	result := new([2]portEndpoints)
 	for i := range result {
 		result[i] = choose(merge(found[i]), port.localOnly)
@@ -98,10 +88,67 @@ func (s *serviceEndpoints) endpoints(node Node, port usedPort) *[2]portEndpoints
 	return result
 }
 
+// each goes through the endpoints of one Service port.
+func (s *serviceEndpoints) each(port portKey, yield func(*discoveryv1.Endpoint, netip.AddrPort)) {
+	for _, slice := range s.slices {
+		if slice.AddressType == discoveryv1.AddressTypeFQDN {
+			s.warn(slice, "addressType FQDN is not supported; list IP addresses")
+			continue
+		}
+		number, offered := targetPort(slice, port)
+		for i := range slice.Endpoints {
+			e := &slice.Endpoints[i]
+			addr, reason := endpointAddress(slice, e)
+			switch {
+			case reason != "":
+				s.warn(slice, "endpoints[%d] left out: %s", i, reason)
+			case offered:
+				yield(e, netip.AddrPortFrom(addr, number))
+			}
+		}
+	}
+}
+
+// nodes returns per family which nodes have an endpoint of one Service port that gets new
+// flows with externalTrafficPolicy Local: a ready one; where no node has any, one that is
+// terminating but still serving.
+func (s *serviceEndpoints) nodes(port portKey) *[2]nodeSet {
+	if known := s.places[port]; known != nil {
+		return known
+	}
+	var ofReady, ofLeaving [2]nodeSet
+	s.each(port, func(e *discoveryv1.Endpoint, addr netip.AddrPort) {
+		node, family := ptr.Deref(e.NodeName, ""), familyOf(addr.Addr())
+		c := newCandidate(Node{}, e, addr)
+		switch {
+		case node == "":
+		case c.traits.has(ready):
+			ofReady[family] = ofReady[family].with(node)
+		case c.traits.has(leaving):
+			ofLeaving[family] = ofLeaving[family].with(node)
+		}
+	})
+	for family := range ofReady {
+		if len(ofReady[family]) == 0 {
+			ofReady[family] = ofLeaving[family]
+		}
+	}
+	s.places[port] = &ofReady
+	return &ofReady
+}
+
+func (n nodeSet) with(name string) nodeSet {
+	if n == nil {
+		n = nodeSet{}
+	}
+	n[name] = true
+	return n
+}
+
 // warn notes a fault of a slice; faults are found again for every port of the
 // Service and reported once.
 func (s *serviceEndpoints) warn(slice *discoveryv1.EndpointSlice, format string, args ...any) {
-	if len(s.ports) == 0 {
+	if len(s.ports) == 0 && len(s.places) == 0 {
 		s.warnings = append(s.warnings, fmt.Sprintf("EndpointSlice %s/%s: ", slice.Namespace, slice.Name)+fmt.Sprintf(format, args...))
 	}
 }

@@ -94,17 +94,22 @@ type PortRange struct{ First, Last uint16 }
 
 // DefaultConfig returns the defaults: our controller name, namespace portway-system, and
 // as NodePorts SSH (22), etcd (2379-2380), the API server (6443), kubelet, kube-proxy, scheduler
-// and controller-manager (10250-10259) and the agent's own port (9617); 1024
+// and controller-manager (10250-10259) and the agents' own ports (7946, 9617); 1024
 // listeners per Gateway.
 func DefaultConfig() Config {
 	return Config{
 		ControllerName: ControllerName,
 		Namespace:      "portway-system",
-		NodePorts:      []PortRange{{22, 22}, {2379, 2380}, {6443, 6443}, {AgentPort, AgentPort}, {10250, 10259}},
+		NodePorts:      []PortRange{{22, 22}, {2379, 2380}, {6443, 6443}, {MembersPort, MembersPort}, {AgentPort, AgentPort}, {10250, 10259}},
 		MaxListeners:   1024,
 		BundleVersions: []string{"v1.5.1", consts.BundleVersion},
 	}
 }
 
-// AgentPort is the TCP port of the agent's health and metrics endpoint.
-const AgentPort = 9617
+const (
+	// AgentPort is the TCP port of the agent's health and metrics endpoint.
+	AgentPort = 9617
+	// MembersPort is the TCP and UDP port on which agents talk about who announces which
+	// address.
+	MembersPort = 7946
+)

@@ -1,0 +1,76 @@
+package agent
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/portway-dev/portway/rules"
+	"github.com/portway-dev/portway/topology"
+)
+
+// wanted is an address that some node is to answer for.
+type wanted struct {
+	pool       string
+	gateways   []string // that have it, in order
+	interfaces []string
+	// admitted: the pool's nodeSelector selects this node.
+	admitted bool
+	// ready: this node may answer.
+	ready bool
+}
+
+// plan derives what is wanted from what was decided and what was committed. To be used by
+// the loop only.
+type plan struct {
+	graph         *topology.Graph
+	announcements map[netip.Addr]*topology.Announcement
+	// proven are the addresses that were once committed for one of their Gateways. What
+	// was, is served: a new configuration that cannot be programmed leaves the rules before
+	// in place, here and most likely everywhere.
+	proven map[netip.Addr]bool
+}
+
+// next returns what is wanted after a pass.
+func (p *plan) next(graph *topology.Graph, forwarder *topology.Forwarder, node labels.Set, results rules.Results) map[netip.Addr]wanted {
+	if graph != p.graph {
+		p.graph, p.announcements = graph, graph.Announcements()
+	}
+	all := make(map[netip.Addr]wanted, len(p.announcements))
+	proven := make(map[netip.Addr]bool, len(p.announcements))
+	for addr, a := range p.announcements {
+		w := wanted{pool: a.Pool.Name, interfaces: a.Pool.Announced.Interfaces, admitted: a.Pool.Announced.Selects(node)}
+		for _, gateway := range a.Gateways {
+			key := gateway.Key.String()
+			w.gateways = append(w.gateways, key)
+			committed, some := results.Committed[key]
+			if some && (committed == gateway.Digest || p.proven[addr]) {
+				proven[addr] = true
+			}
+		}
+		slices.Sort(w.gateways)
+		w.ready = w.admitted && proven[addr] && forwarder.Serves(addr, a)
+		all[addr] = w
+	}
+	p.proven = proven
+	return all
+}
+
+func sameWanted(a, b wanted) bool {
+	return a.pool == b.pool && a.admitted == b.admitted && a.ready == b.ready &&
+		slices.Equal(a.gateways, b.gateways) && slices.Equal(a.interfaces, b.interfaces)
+}
+
+// offer takes over what a pass has committed. Before anything was, nothing is wanted: others
+// wait for this node to know what it can serve.
+func (s *speaker) offer(graph *topology.Graph, forwarder *topology.Forwarder, results rules.Results) {
+	next := s.plan.next(graph, forwarder, s.self.labels(), results)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wanted == nil || !maps.EqualFunc(s.wanted, next, sameWanted) {
+		s.wanted = next
+	}
+	signal(s.fresh)
+}

@@ -1,0 +1,228 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/portway-dev/portway/api/v1alpha1"
+	"github.com/portway-dev/portway/internal/announce"
+	"github.com/portway-dev/portway/internal/owner"
+)
+
+// fakeAnnouncer is one that does nothing by itself.
+type fakeAnnouncer struct {
+	config  announce.Config
+	changed chan struct{}
+	changes chan []announce.Change
+
+	mu       sync.Mutex // guards everything below
+	said     []string   // what it was told, in order
+	owners   []announce.Owner
+	problems []announce.Problem
+	leaves   time.Duration // how long it takes to
+}
+
+func (f *fakeAnnouncer) Run(ctx context.Context) error {
+	<-ctx.Done()
+	time.Sleep(f.leaves)
+	f.say("left")
+	return nil
+}
+
+func (f *fakeAnnouncer) say(what string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.said = append(f.said, what)
+}
+
+func (f *fakeAnnouncer) Set(d announce.Desired) {
+	var texts []string
+	for _, addr := range slices.SortedFunc(maps.Keys(d.Addresses), netip.Addr.Compare) {
+		text := addr.String()
+		if len(d.Addresses[addr].Interfaces) > 0 {
+			text += " on " + strings.Join(d.Addresses[addr].Interfaces, " ")
+		}
+		if !d.Addresses[addr].Ready {
+			text += " not ready"
+		}
+		texts = append(texts, text)
+	}
+	f.say(fmt.Sprintf("set [%s] among %v", strings.Join(texts, ", "), d.Members))
+}
+
+func (f *fakeAnnouncer) Drain(drain bool) { f.say(fmt.Sprint("drain ", drain)) }
+
+func (f *fakeAnnouncer) Owners() []announce.Owner {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.owners
+}
+
+func (f *fakeAnnouncer) Problems() []announce.Problem {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.problems
+}
+
+func (f *fakeAnnouncer) Changed() <-chan struct{}          { return f.changed }
+func (f *fakeAnnouncer) Changes() <-chan []announce.Change { return f.changes }
+func (f *fakeAnnouncer) Counters() announce.Counters       { return announce.Counters{Members: 2} }
+
+// heard returns what it was told since the last call.
+func (f *fakeAnnouncer) heard() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	defer func() { f.said = nil }()
+	return f.said
+}
+
+// own makes it, or another node, own addresses.
+func (f *fakeAnnouncer) own(owners ...announce.Owner) {
+	f.mu.Lock()
+	f.owners = owners
+	f.mu.Unlock()
+	signal(f.changed)
+}
+
+// withSpeaker prepares an agent that announces, with a Gateway that has an address of a pool.
+func withSpeaker(opened *[]*fakeAnnouncer, failure *error) func(*clusterBench) {
+	return func(b *clusterBench) {
+		b.options.Layer2KeyFile = "/etc/portway/layer2/key"
+		b.env.announce = func(config announce.Config, _ klog.Logger) (announcer, error) {
+			if failure != nil && *failure != nil {
+				return nil, *failure
+			}
+			f := &fakeAnnouncer{config: config, changed: make(chan struct{}, 1), changes: make(chan []announce.Change, 64)}
+			*opened = append(*opened, f)
+			return f, nil
+		}
+		b.createAnnounced()
+	}
+}
+
+var poolIP = netip.MustParseAddr("203.0.113.7")
+
+func (b *clusterBench) createAnnounced() {
+	b.t.Helper()
+	ctx, c := b.t.Context(), b.cluster
+	pool := b.createPooled()
+	pool.Spec.Announcement = &v1alpha1.Announcement{
+		Mode: v1alpha1.AnnouncementLayer2, Interfaces: []string{"eth*"},
+		NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"edge": "yes"}},
+	}
+	if _, err := c.own.pools().Update(ctx, pool, metav1.UpdateOptions{}); err != nil {
+		b.t.Fatal(err)
+	}
+	other := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "other-node"}}
+	other.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.2"}, {Type: corev1.NodeInternalIP, Address: "2001:db8::2"}}
+	windows := other.DeepCopy()
+	windows.Name, windows.Labels, windows.Status.Addresses[0].Address = "windows", map[string]string{corev1.LabelOSStable: "windows"}, "192.0.2.3"
+	for _, node := range []*corev1.Node{other, windows} {
+		if _, err := c.core.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	b.editNode(func(node *corev1.Node) { node.Labels = map[string]string{"edge": "yes"} })
+}
+
+func (b *clusterBench) editNode(change func(*corev1.Node)) {
+	b.t.Helper()
+	nodes := b.cluster.core.CoreV1().Nodes()
+	node, err := nodes.Get(b.t.Context(), "demo-node", metav1.GetOptions{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	change(node)
+	if _, err := nodes.Update(b.t.Context(), node, metav1.UpdateOptions{}); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func TestSpeakerIsToldWhatIsCommitted(t *testing.T) {
+	var opened []*fakeAnnouncer
+	inCluster(t, withSpeaker(&opened, nil), func(b *clusterBench) {
+		b.settle(time.Second)
+		if len(opened) != 1 || opened[0].config.Bind != netip.MustParseAddrPort("192.0.2.1:7946") || opened[0].config.Node != "demo-node" {
+			t.Fatalf("opened %+v", opened)
+		}
+		a := opened[0]
+		step := func(what string, do func(), want ...string) {
+			t.Helper()
+			if do != nil {
+				do()
+			}
+			b.settle(time.Second)
+			if diff := cmp.Diff(want, a.heard()); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", what, diff)
+			}
+		}
+		step("at first", nil, "set [203.0.113.7 on eth*] among [192.0.2.1 192.0.2.2]")
+		step("endpoints change", func() { b.churn("10.0.0.2") })
+		step("another label", func() {
+			b.editNode(func(node *corev1.Node) { node.Labels = map[string]string{"edge": "no"} })
+		}, "set [203.0.113.7 on eth* not ready] among [192.0.2.1 192.0.2.2]")
+		step("selected again", func() {
+			b.editNode(func(node *corev1.Node) { node.Labels = map[string]string{"edge": "yes"} })
+		}, "set [203.0.113.7 on eth*] among [192.0.2.1 192.0.2.2]")
+		step("cordoned", func() { b.editNode(func(node *corev1.Node) { node.Spec.Unschedulable = true }) }, "drain true")
+		step("not ready as well", func() {
+			b.editNode(func(node *corev1.Node) {
+				node.Spec.Unschedulable = false
+				node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown}}
+			})
+		}, "drain true")
+		step("ready", func() {
+			b.editNode(func(node *corev1.Node) { node.Status.Conditions[0].Status = corev1.ConditionTrue })
+		}, "drain false")
+		step("a node goes", func() {
+			if err := b.cluster.core.CoreV1().Nodes().Delete(t.Context(), "other-node", metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}, "set [203.0.113.7 on eth*] among [192.0.2.1]")
+		step("no API server", func() {
+			b.cluster.fail(errors.New("no route to host"))
+			b.settle(10 * time.Minute)
+		})
+	})
+	if diff := cmp.Diff([]string{"left"}, opened[0].heard()); diff != "" {
+		t.Errorf("at the end (-want +got):\n%s", diff)
+	}
+}
+
+func TestSpeakerTellsWhatItHas(t *testing.T) {
+	var opened []*fakeAnnouncer
+	inCluster(t, withSpeaker(&opened, nil), func(b *clusterBench) {
+		b.settle(time.Second)
+		b.cluster.reports.written()
+		began := time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC)
+		opened[0].own(
+			announce.Owner{Address: poolIP, Node: "demo-node", Since: began, Phase: owner.Answering},
+			announce.Owner{Address: poolIP.Next(), Node: "other-node", Since: began, Phase: owner.Answering},
+		)
+		b.settle(2 * time.Second)
+		want := []v1alpha1.Announced{{Since: metav1.NewTime(began.Truncate(time.Second)), Addresses: []string{"203.0.113.7"}}}
+		if diff := cmp.Diff(want, b.cluster.reports.report("demo-node").Announcing); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		for range 20 {
+			signal(opened[0].changed)
+			b.settle(time.Second)
+		}
+		if got := b.cluster.reports.written(); len(got) != 1 {
+			t.Errorf("writes %v, want one", got)
+		}
+	})
+}
