@@ -63,7 +63,7 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, err
 	}
 	bin := filepath.Join(lab.CacheDir(), "product")
-	if err := Compile(ctx, root, bin, o.Progress, "./cmd/portway-controller", "./cmd/portway-agent"); err != nil {
+	if err := Compile(ctx, root, bin, o.Progress, "./cmd/portway-controller", "./cmd/portway-agent", "./cmd/portwayctl"); err != nil {
 		return nil, err
 	}
 	dir := filepath.Join(lab.CacheDir(), o.Name)

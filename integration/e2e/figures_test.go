@@ -23,6 +23,7 @@ func TestBench(t *testing.T) {
 		}
 	})
 	t.Run("cold-start", coldStarts)
+	t.Run("fail-over", failOvers)
 }
 
 // figuresFile names the file that figures are appended to.
