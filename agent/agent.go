@@ -157,7 +157,7 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 		a.gate.offer(state, a.current)
 	}
 	if a.speaker != nil && (err == nil || !failedWhole(state, results, err)) {
-		a.speaker.offer(a.graph, a.forwarder, results)
+		a.speaker.offer(a.graph, a.forwarder, a.current, results)
 	}
 	if look {
 		a.examine(ctx)

@@ -132,7 +132,7 @@ func newMember(ctx context.Context, o Options, env environment, api connection, 
 	}
 	m.labels = m.self.labels
 	if o.Layer2KeyFile != "" {
-		m.speaker = o.newSpeaker(m, env, api, addresses)
+		m.speaker = o.newSpeaker(m, env, api)
 	}
 	m.reports = &reportWriter{
 		node:      o.NodeName,
@@ -155,7 +155,7 @@ func newMember(ctx context.Context, o Options, env environment, api connection, 
 }
 
 // newSpeaker makes what announces addresses.
-func (o *Options) newSpeaker(m *member, env environment, api connection, addresses func() ([]netip.Addr, error)) *speaker {
+func (o *Options) newSpeaker(m *member, env environment, api connection) *speaker {
 	config := announce.DefaultConfig()
 	config.Node, config.KeyFile = o.NodeName, o.Layer2KeyFile
 	network, _ := o.layer2Network() // Validate has reported what is wrong
@@ -167,7 +167,7 @@ func (o *Options) newSpeaker(m *member, env environment, api connection, address
 	}
 	return &speaker{
 		config: config, port: o.Layer2Port, network: network,
-		self: m.self, addresses: addresses, open: env.announce, clock: env.clock,
+		self: m.self, open: env.announce, clock: env.clock,
 		peers: &peers{client: api.Core.CoreV1().Nodes(), changed: func() { signal(fresh) }},
 		moved: func() { signal(m.nudge) },
 		fresh: fresh,

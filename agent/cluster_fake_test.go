@@ -12,6 +12,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -209,6 +210,12 @@ func newFakeCluster(t *testing.T) *fakeCluster {
 			}
 			c.watched[kind] = true
 			w, err := tracker.Watch(action.GetResource(), action.GetNamespace())
+			if by, ok := action.(clienttesting.WatchAction); ok && err == nil { // the tracker does not look at it
+				w = watch.Filter(w, func(e watch.Event) (watch.Event, bool) {
+					o, ok := e.Object.(metav1.Object)
+					return e, !ok || by.GetWatchRestrictions().Fields.Matches(fields.Set{metav1.ObjectNameField: o.GetName()})
+				})
+			}
 			c.watches = append(c.watches, w)
 			return true, w, err
 		})

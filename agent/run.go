@@ -54,7 +54,12 @@ func Run(ctx context.Context, o Options, out io.Writer, printStatus <-chan os.Si
 		return err
 	}
 	defer func() { _ = held.Close() }() // it goes with the process at the latest
-	return run(ctx, o, environment{
+	return run(ctx, o, newEnvironment(out, printStatus))
+}
+
+// newEnvironment is this host's.
+func newEnvironment(out io.Writer, printStatus <-chan os.Signal) environment {
+	return environment{
 		out:            out,
 		sysctls:        procSysctls{},
 		addresses:      hostAddresses,
@@ -68,7 +73,7 @@ func Run(ctx context.Context, o Options, out io.Writer, printStatus <-chan os.Si
 		loop:           syncloop.DefaultConfig(),
 		clock:          clock.RealClock{},
 		printStatus:    printStatus,
-	})
+	}
 }
 
 func run(ctx context.Context, o Options, env environment) error {

@@ -181,6 +181,20 @@ func (s *self) memberAddress(network netip.Prefix) (netip.Addr, error) {
 	}
 }
 
+// hasMoved reports whether this node is to talk to others at another address than before:
+// the Node lists that no more, and this host has what it lists now. Whatever else a Node
+// lists, others go on finding this node where it is.
+func (s *self) hasMoved(from netip.Addr, network netip.Prefix) bool {
+	to, err := s.memberAddress(network)
+	if err != nil || to == from {
+		return false
+	}
+	host, err := s.host()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return err == nil && slices.Contains(host, to) && !slices.Contains(s.members, from)
+}
+
 // departure is why traffic should enter at other nodes, empty if it need not.
 func (s *self) departure() string {
 	s.mu.Lock()

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -20,6 +19,7 @@ import (
 type announcer interface {
 	Run(ctx context.Context) error
 	Set(d announce.Desired)
+	SetNodeAddresses(addresses []netip.Addr)
 	Drain(drain bool)
 	Owners() []announce.Owner
 	Changed() <-chan struct{}
@@ -42,21 +42,21 @@ func openAnnouncer(config announce.Config, logger klog.Logger) (announcer, error
 // works beside the loop: whatever becomes of it, rules are programmed. It outlives the
 // loop for as long as it takes others to take over.
 type speaker struct {
-	config    announce.Config // but for Bind and NodeAddresses
-	port      uint16
-	network   netip.Prefix
-	self      *self
-	peers     *peers
-	addresses func() ([]netip.Addr, error) // the node's
-	open      func(announce.Config, klog.Logger) (announcer, error)
-	clock     clock.WithTicker
-	moved     func()        // what is told of it is different
-	fresh     chan struct{} // something it goes by is
+	config  announce.Config // but for Bind and NodeAddresses
+	port    uint16
+	network netip.Prefix
+	self    *self
+	peers   *peers
+	open    func(announce.Config, klog.Logger) (announcer, error)
+	clock   clock.WithTicker
+	moved   func()        // what is told of it is different
+	fresh   chan struct{} // something it goes by is
 
 	plan plan // of the loop
 
 	mu         sync.Mutex // guards everything below
 	wanted     map[netip.Addr]wanted
+	addresses  []netip.Addr // the node's
 	running    announcer
 	failure    error // why none is running
 	findings   []v1alpha1.Finding
@@ -66,6 +66,7 @@ type speaker struct {
 	// Of the goroutine that runs.
 	splits  []split
 	told    announce.Desired // to running
+	at      []netip.Addr     // likewise, the node's addresses
 	drained string
 }
 
@@ -102,9 +103,6 @@ func (s *speaker) announce(ctx context.Context) error {
 		return err
 	}
 	config.Bind = netip.AddrPortFrom(bind, s.port)
-	if config.NodeAddresses, err = s.addresses(); err != nil {
-		return fmt.Errorf("find the node's addresses: %w", err)
-	}
 	a, err := s.open(config, klog.FromContext(ctx))
 	if err != nil {
 		return err
@@ -113,7 +111,7 @@ func (s *speaker) announce(ctx context.Context) error {
 	s.mu.Lock()
 	s.running, s.failure = a, nil
 	s.mu.Unlock()
-	s.told, s.drained = announce.Desired{}, ""
+	s.told, s.at, s.drained = announce.Desired{}, nil, ""
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
 	ended := make(chan error, 1)
@@ -139,8 +137,8 @@ func (s *speaker) follow(ctx context.Context, a announcer, config announce.Confi
 		case err := <-ended:
 			return err
 		case <-s.fresh:
-			if now, err := s.self.memberAddress(s.network); err == nil && now != config.Bind.Addr() {
-				klog.FromContext(ctx).Info("Announcing at another address", "before", config.Bind.Addr(), "now", now)
+			if s.self.hasMoved(config.Bind.Addr(), s.network) {
+				klog.FromContext(ctx).Info("This node has another address to talk about announcing at", "before", config.Bind.Addr())
 				stop() // and begin again
 			}
 			s.tell(ctx, a, config.Bind.Addr())
@@ -175,10 +173,14 @@ func (s *speaker) tell(ctx context.Context, a announcer, bind netip.Addr) {
 	}
 	members, known, _ := s.peers.members(bind, s.network)
 	s.mu.Lock()
-	all := s.wanted
+	all, addresses := s.wanted, s.addresses
 	s.mu.Unlock()
 	if all == nil || !known {
 		return
+	}
+	if !slices.Equal(addresses, s.at) {
+		s.at = addresses
+		a.SetNodeAddresses(addresses)
 	}
 	d := announce.Desired{Addresses: make(map[netip.Addr]announce.Address, len(all)), Members: members}
 	for addr, w := range all {

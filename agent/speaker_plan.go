@@ -65,12 +65,13 @@ func sameWanted(a, b wanted) bool {
 
 // offer takes over what a pass has committed. Before anything was, nothing is wanted: others
 // wait for this node to know what it can serve.
-func (s *speaker) offer(graph *topology.Graph, forwarder *topology.Forwarder, results rules.Results) {
+func (s *speaker) offer(graph *topology.Graph, forwarder *topology.Forwarder, addresses []netip.Addr, results rules.Results) {
 	next := s.plan.next(graph, forwarder, s.self.labels(), results)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.wanted == nil || !maps.EqualFunc(s.wanted, next, sameWanted) {
 		s.wanted = next
 	}
+	s.addresses = addresses
 	signal(s.fresh)
 }

@@ -63,6 +63,8 @@ func (f *fakeAnnouncer) Set(d announce.Desired) {
 	f.say(fmt.Sprintf("set [%s] among %v", strings.Join(texts, ", "), d.Members))
 }
 
+func (f *fakeAnnouncer) SetNodeAddresses(addresses []netip.Addr) { f.say(fmt.Sprint("at ", addresses)) }
+
 func (f *fakeAnnouncer) Drain(drain bool) { f.say(fmt.Sprint("drain ", drain)) }
 
 func (f *fakeAnnouncer) Owners() []announce.Owner {
@@ -169,7 +171,7 @@ func TestSpeakerIsToldWhatIsCommitted(t *testing.T) {
 				t.Errorf("%s (-want +got):\n%s", what, diff)
 			}
 		}
-		step("at first", nil, "set [203.0.113.7 on eth*] among [192.0.2.1 192.0.2.2]")
+		step("at first", nil, "at [192.0.2.1]", "set [203.0.113.7 on eth*] among [192.0.2.1 192.0.2.2]")
 		step("endpoints change", func() { b.churn("10.0.0.2") })
 		step("another label", func() {
 			b.editNode(func(node *corev1.Node) { node.Labels = map[string]string{"edge": "no"} })

@@ -18,7 +18,7 @@ func (c *course) act(v view, out *outcome, address netip.Addr, a owner.Assignmen
 	case a.Owner == "":
 		// Nobody can take it. Who leaves answers to the end; who is not ready for it
 		// does not, and keeps the claim for when it is again.
-		mine.answer = mine.answer && c.draining
+		mine.answer = mine.answer && c.leaving
 	default:
 		mine = c.yield(v, out, address, mine, a.Owner, k)
 	}

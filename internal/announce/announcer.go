@@ -70,6 +70,7 @@ type Announcer struct {
 	desired  Desired
 	fresh    bool // desired is new
 	draining bool
+	leaving  bool
 	left     bool // nothing is answered any more
 	owners   []Owner
 	doubts   map[string]*doubt
@@ -128,9 +129,12 @@ func (a *Announcer) Set(d Desired) {
 	signal(a.wake)
 }
 
+// SetNodeAddresses replaces Config.NodeAddresses.
+func (a *Announcer) SetNodeAddresses(addresses []netip.Addr) { a.responder.SetNodeAddresses(addresses) }
+
 // Drain has other nodes take over all addresses of this node, which stays a member and
-// takes none until it is called with false. What nobody can take is answered for
-// on.
+// takes none until it is called with false, but for what no other node is ready for that
+// is not drained itself.
 func (a *Announcer) Drain(drain bool) {
 	a.mu.Lock()
 	a.draining = drain
@@ -209,7 +213,10 @@ func (a *Announcer) Run(ctx context.Context) error {
 		return nil
 	})
 
-	a.Drain(true)
+	a.mu.Lock()
+	a.leaving = true
+	a.mu.Unlock()
+	signal(a.wake)
 	leaving, cancel := context.WithTimeout(inner, a.config.LeaveFor)
 	syncloop.Run(leaving, loop, a.wake, func(context.Context, bool) error {
 		a.pass(inner, &working, time.Now())
@@ -285,7 +292,7 @@ func (a *Announcer) pass(ctx context.Context, working *sync.WaitGroup, now time.
 	}
 	a.owners = out.owners
 	// Alone, nobody will ever take over.
-	a.left = a.draining && (len(out.record.Claims) == 0 || len(v.alive) == 0)
+	a.left = a.leaving && (len(out.record.Claims) == 0 || len(v.alive) == 0)
 	signal(a.changed)
 }
 
@@ -294,7 +301,7 @@ func (a *Announcer) refresh(now time.Time) {
 	a.mu.Lock()
 	desired, fresh := a.desired, a.fresh
 	a.fresh = false
-	a.course.draining = a.draining
+	a.course.draining, a.course.leaving = a.draining, a.leaving
 	a.mu.Unlock()
 	looked := a.responder.Looked()
 	if looked == 0 || desired.Addresses == nil || !fresh && looked == a.looked {

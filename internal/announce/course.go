@@ -26,7 +26,8 @@ type course struct {
 	macs       []layer2.MAC // it answers with
 	prepared   time.Time    // when addresses were first given
 	settled    bool
-	draining   bool
+	draining   bool // takes only what nobody else can
+	leaving    bool // takes nothing
 	claims     map[netip.Addr]*claim
 	// greeted are the members that are alive and whose records have been looked at.
 	greeted map[string]bool
@@ -52,6 +53,9 @@ type view struct {
 	complete bool
 	records  map[string]*owner.Record
 	statuses map[netip.Addr]layer2.Status
+	// lastResort are the addresses for which only nodes are ready that are drained: these
+	// may then own them.
+	lastResort map[netip.Addr]bool
 }
 
 // outcome is what is to be done.
@@ -122,6 +126,7 @@ func (k *known) add(node string, stamp uint64, phase owner.Phase) {
 func (c *course) decide(v view) outcome {
 	facts := c.survey(v)
 	c.settle(v)
+	v.lastResort = c.lastResort(v)
 	bids := make(map[netip.Addr][]owner.Bid, len(facts))
 	for address, k := range facts {
 		bids[address] = k.bids
@@ -245,20 +250,48 @@ func (c *course) greet(v view) []netip.Addr {
 // nodes judged each other by the configuration, those that have read different versions of
 // it would take addresses from each other.
 func (c *course) eligible(v view, address netip.Addr, node string) bool {
+	ready, draining := &c.ready, c.draining
 	if node == c.node {
-		return !c.draining && c.ready.Contains(address)
+		if c.leaving {
+			return false
+		}
+	} else {
+		r := v.records[node]
+		if r == nil || r.Leaving {
+			return false
+		}
+		ready, draining = &r.Ready, r.Draining
 	}
-	r := v.records[node]
-	return r != nil && !r.Draining && r.Ready.Contains(address)
+	return (!draining || v.lastResort[address]) && ready.Contains(address)
+}
+
+// lastResort finds the addresses that only nodes are ready for that are drained. All nodes
+// may be, when none of them is ready by the API or all are to be replaced, and somebody
+// has to answer then, too.
+func (c *course) lastResort(v view) map[netip.Addr]bool {
+	some := c.draining && !c.leaving
+	for _, node := range v.alive {
+		r := v.records[node]
+		some = some || r != nil && r.Draining && !r.Leaving
+	}
+	if !some {
+		return nil
+	}
+	nodes := append(slices.Clone(v.alive), c.node)
+	found := map[netip.Addr]bool{}
+	for _, address := range c.order {
+		found[address] = !slices.ContainsFunc(nodes, func(node string) bool { return c.eligible(v, address, node) })
+	}
+	return found
 }
 
 // record is what this node says of itself.
 func (c *course) record() owner.Record {
-	r := owner.Record{Settled: c.settled, Prepared: !c.prepared.IsZero(), Draining: c.draining}
+	r := owner.Record{Settled: c.settled, Prepared: !c.prepared.IsZero(), Draining: c.draining, Leaving: c.leaving}
 	for _, mac := range c.macs {
 		r.MACs = append(r.MACs, mac)
 	}
-	if !c.draining {
+	if !c.leaving {
 		r.Ready = c.ready
 	}
 	for _, address := range c.order {

@@ -365,15 +365,58 @@ func TestDrain(t *testing.T) {
 	if got := moved(after, s.owners(100)); len(got) != 0 {
 		t.Errorf("%d addresses moved back", len(got))
 	}
-	// The last one answers to the end.
+}
+
+// TestAllDrained has those answer that are drained, when all are: also for what is lost, left
+// or new, and until one is not.
+func TestAllDrained(t *testing.T) {
+	s := simulate(t, 3, 100)
+	s.run(2 * time.Second)
+	before := s.owners(100)
+	for a := range before {
+		s.watched[a] = true
+	}
 	for _, n := range s.nodes {
 		n.draining = true
 	}
 	s.run(time.Second)
+	if got := moved(before, s.owners(100)); len(got) != 0 || s.gaps != 0 {
+		t.Errorf("%d addresses moved, without an answer for %d ticks", len(got), s.gaps)
+	}
+	s.nodes[0].leaving = true
+	s.run(time.Second)
+	if owners := slices.Collect(maps.Values(s.owners(100))); slices.Contains(owners, "node-1") || s.gaps != 0 {
+		t.Errorf("the one that leaves owns addresses, or there were gaps of %d ticks", s.gaps)
+	}
+	s.nodes[0].die()
+	s.nodes[1].die()
+	s.run(time.Second)
+	s.owners(100)
+	s.nodes[0].start("node-1")
+	s.nodes[0].draining = true
+	for _, n := range []*simulated{s.nodes[0], s.nodes[2]} {
+		n.want(120, func(netip.Addr) Address { return Address{Ready: true} })
+	}
+	s.run(2 * time.Second)
+	s.owners(120)
 	s.gaps = 0
+	s.nodes[0].draining = false
+	s.run(2 * time.Second)
+	for a, node := range s.owners(120) {
+		if node != "node-1" {
+			t.Errorf("%s stays with %s, which is drained", a, node)
+		}
+	}
+	if s.gaps != 0 {
+		t.Errorf("addresses were without an answer for %d ticks", s.gaps)
+	}
+	// The last one answers to the end.
+	for _, n := range s.nodes {
+		n.leaving = true
+	}
 	s.run(time.Second)
 	if s.gaps != 0 {
-		t.Error("nobody answers when all are to leave")
+		t.Error("nobody answers when all leave")
 	}
 }
 

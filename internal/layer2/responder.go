@@ -28,6 +28,7 @@ type Address struct {
 type Responder struct {
 	config  Config
 	wake    chan struct{}
+	moved   chan struct{} // the node has other addresses
 	changed chan struct{}
 
 	mu       sync.Mutex
@@ -53,6 +54,7 @@ func New(config Config) (*Responder, error) {
 	return &Responder{
 		config:  config,
 		wake:    make(chan struct{}, 1),
+		moved:   make(chan struct{}, 1),
 		changed: make(chan struct{}, 1),
 		entries: map[netip.Addr]*entry{},
 		links:   &links{matched: map[string][]*link{}},
@@ -91,6 +93,14 @@ func (r *Responder) Set(addresses map[netip.Addr]Address) {
 	if r.dirty {
 		signal(r.wake)
 	}
+}
+
+// SetNodeAddresses replaces Config.NodeAddresses.
+func (r *Responder) SetNodeAddresses(addresses []netip.Addr) {
+	r.mu.Lock()
+	r.config.NodeAddresses = slices.Clone(addresses)
+	r.mu.Unlock()
+	signal(r.moved)
 }
 
 // place finds the interfaces of an entry, and starts it where it has some only now.
@@ -271,6 +281,9 @@ func (r *Responder) Run(ctx context.Context) error {
 			}
 			r.look()
 			looked = time.Now()
+		case <-r.moved:
+			r.look()
+			looked = time.Now()
 		case <-r.wake:
 		case <-timer.C:
 			if since := time.Since(looked); since >= lookAfter || r.Err() != nil && since >= retryAfter {
@@ -295,7 +308,10 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // look reads the interfaces.
 func (r *Responder) look() {
-	found, err := listLinks(r.config.NodeAddresses)
+	r.mu.Lock()
+	addresses := r.config.NodeAddresses
+	r.mu.Unlock()
+	found, err := listLinks(addresses)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unread = err

@@ -85,7 +85,7 @@ func (e *events) NotifyLeave(n *memberlist.Node) {
 	if s != nil {
 		s.seen, s.stale = time.Now(), true
 	}
-	if s == nil || !s.Draining {
+	if s == nil || !s.Leaving {
 		e.lost[n.Name] = time.Now()
 	}
 	signal(e.changed)

@@ -149,8 +149,8 @@ func TestMembers(t *testing.T) {
 	first.awaitAlive(t, "node-2", "node-3", "node-4")
 
 	// Who says goodbye is gone at once, who does not is found out.
-	fourth.Publish(owner.Record{Draining: true})
-	eventually(t, "node-1 knows that node-4 is leaving", func() bool { return first.Records()["node-4"].Draining })
+	fourth.Publish(owner.Record{Leaving: true})
+	eventually(t, "node-1 knows that node-4 is leaving", func() bool { return first.Records()["node-4"].Leaving })
 	if err := fourth.Leave(patience); err != nil {
 		t.Fatal(err)
 	}

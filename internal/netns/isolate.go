@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -150,6 +151,9 @@ func settle() error {
 	if err := unix.Access("/proc/sys/net/ipv4/ip_forward", unix.W_OK); err == unix.EROFS {
 		_ = unix.Mount("", "/proc/sys", "", unix.MS_REMOUNT|unix.MS_BIND, "") // New tells if it failed
 	}
+	if err := loopbackUp(); err != nil { // which tests use that need no namespaces
+		return err
+	}
 	probe, err := New("probe")
 	if err != nil {
 		return err
@@ -162,6 +166,17 @@ func settle() error {
 	conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "probe"})
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("add an nf_tables table: %w", err)
+	}
+	return nil
+}
+
+func loopbackUp() error {
+	link, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(link)
+	}
+	if err != nil {
+		return fmt.Errorf("bring up lo: %w", err)
 	}
 	return nil
 }

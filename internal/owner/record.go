@@ -38,8 +38,10 @@ type Record struct {
 	// Prepared: Ready is what it is going to be; before, it is empty because the node
 	// has only just started.
 	Prepared bool
-	// Draining: it is about to leave and gives up everything.
+	// Draining: it owns only what no other node is ready for.
 	Draining bool
+	// Leaving: it gives up everything, and will be gone without being missed.
+	Leaving bool
 	// MACs it answers with, which are no strangers'.
 	MACs [][6]byte
 	// Ready are the addresses it may own.
@@ -55,6 +57,6 @@ func (r *Record) Newer(than *Record) bool {
 
 // Repeats reports whether the Record says the same as another, whatever their versions.
 func (r *Record) Repeats(o *Record) bool {
-	return o != nil && r.Settled == o.Settled && r.Prepared == o.Prepared && r.Draining == o.Draining &&
+	return o != nil && r.Settled == o.Settled && r.Prepared == o.Prepared && r.Draining == o.Draining && r.Leaving == o.Leaving &&
 		slices.Equal(r.MACs, o.MACs) && r.Ready.Equal(o.Ready) && slices.Equal(r.Claims, o.Claims)
 }

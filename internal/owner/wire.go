@@ -23,6 +23,7 @@ const (
 	flagSettled = 1 << iota
 	flagPrepared
 	flagDraining
+	flagLeaving
 )
 
 // ErrVersion says that a Record was written by a version of this program that is not
@@ -43,7 +44,7 @@ func (r *Record) Append(b []byte) []byte {
 	for _, f := range [...]struct {
 		set bool
 		bit byte
-	}{{r.Settled, flagSettled}, {r.Prepared, flagPrepared}, {r.Draining, flagDraining}} {
+	}{{r.Settled, flagSettled}, {r.Prepared, flagPrepared}, {r.Draining, flagDraining}, {r.Leaving, flagLeaving}} {
 		if f.set {
 			flags |= f.bit
 		}
@@ -109,7 +110,8 @@ func Decode(b []byte) (*Record, []byte, error) {
 	r := &Record{Node: string(d.bytes(d.count(maxName)))}
 	r.Start, r.Version = d.uvarint(), d.uvarint()
 	flags := d.byte()
-	r.Settled, r.Prepared, r.Draining = flags&flagSettled != 0, flags&flagPrepared != 0, flags&flagDraining != 0
+	r.Settled, r.Prepared = flags&flagSettled != 0, flags&flagPrepared != 0
+	r.Draining, r.Leaving = flags&flagDraining != 0, flags&flagLeaving != 0
 	for range d.count(len(d.rest) / macSize) {
 		r.MACs = append(r.MACs, [macSize]byte(d.bytes(macSize)))
 	}

@@ -21,7 +21,7 @@ func TestRecordRoundTrip(t *testing.T) {
 	mac := [macSize]byte{2, 0, 0, 0, 0, 1}
 	for name, want := range map[string]*Record{
 		"empty": {Node: "a"},
-		"flags": {Node: "a", Start: 1 << 41, Version: 7, Settled: true, Prepared: true, Draining: true, MACs: [][macSize]byte{mac, {}}},
+		"flags": {Node: "a", Start: 1 << 41, Version: 7, Settled: true, Prepared: true, Draining: true, Leaving: true, MACs: [][macSize]byte{mac, {}}},
 		"addresses": {
 			Node: "a", Prepared: true,
 			Ready: NewSet(append(addresses("192.0.2.0", 300), netip.MustParseAddr("0.0.0.0"),
