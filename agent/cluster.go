@@ -167,7 +167,7 @@ func (o *Options) newSpeaker(m *member, env environment, api connection) *speake
 	}
 	return &speaker{
 		config: config, port: o.Layer2Port, network: network,
-		self: m.self, open: env.announce, clock: env.clock,
+		self: m.self, open: env.announce, clock: env.clock, began: env.clock.Now(),
 		peers: &peers{client: api.Core.CoreV1().Nodes(), changed: func() { signal(fresh) }},
 		moved: func() { signal(m.nudge) },
 		fresh: fresh,
@@ -187,7 +187,11 @@ func (m *member) serve(ctx context.Context, env environment) {
 		running.Go(func() { env.repeat(ctx, name, interval, least, changed, pass) })
 	}
 	if m.health != nil {
-		running.Go(func() { serveHealth(ctx, m.health, healthHandler(m.progress, m.metrics)) })
+		var ready []func() error
+		if m.speaker != nil {
+			ready = append(ready, m.speaker.ready)
+		}
+		running.Go(func() { serveHealth(ctx, m.health, healthHandler(m.progress, m.metrics, ready...)) })
 	}
 	running.Go(func() { m.live.Run(ctx) })
 	every("node", nodeInterval, time.Second, nil, m.self.pass)

@@ -98,11 +98,18 @@ func (p *progress) relay(ctx context.Context, from <-chan struct{}, to chan<- st
 	}
 }
 
-// healthHandler answers what probes and a monitoring system ask.
-func healthHandler(p *progress, m *instruments) http.Handler {
+// healthHandler answers what probes and a monitoring system ask; ready says what else this
+// node has to wait for.
+func healthHandler(p *progress, m *instruments, ready ...func() error) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", answer(p.healthy))
-	mux.HandleFunc("GET /readyz", answer(p.ready))
+	mux.HandleFunc("GET /readyz", answer(func() error {
+		err := p.ready()
+		for _, check := range ready {
+			err = errors.Join(err, check())
+		}
+		return err
+	}))
 	mux.Handle("GET /metrics", componentmetrics.HandlerFor(m.registry, componentmetrics.HandlerOpts{}))
 	return mux
 }

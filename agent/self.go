@@ -42,7 +42,8 @@ type self struct {
 	zoned   string
 	labeled labels.Set
 	leaving string
-	agreed  bool // this host once had an address that the Node listed
+	unready string // why it is not Ready, empty if it is
+	agreed  bool   // this host once had an address that the Node listed
 	told    string
 }
 
@@ -67,15 +68,17 @@ func (s *self) read(ctx context.Context) (*corev1.Node, error) {
 
 // take keeps what matters of the Node.
 func (s *self) take(node *corev1.Node) {
-	listed, zoned, leaving := listedAddresses(node), node.Labels[corev1.LabelTopologyZone], departure(node)
+	listed, zoned := listedAddresses(node), node.Labels[corev1.LabelTopologyZone]
+	leaving, unready := departure(node), unreadiness(node)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	members := memberAddresses(node)
-	same := slices.Equal(listed, s.listed) && slices.Equal(members, s.members) && zoned == s.zoned && maps.Equal(node.Labels, s.labeled) && leaving == s.leaving
+	same := slices.Equal(listed, s.listed) && slices.Equal(members, s.members) && zoned == s.zoned && maps.Equal(node.Labels, s.labeled) &&
+		leaving == s.leaving && unready == s.unready
 	if !same && s.moved != nil {
 		defer s.moved()
 	}
-	s.listed, s.members, s.zoned, s.labeled, s.leaving = listed, members, zoned, node.Labels, leaving
+	s.listed, s.members, s.zoned, s.labeled, s.leaving, s.unready = listed, members, zoned, node.Labels, leaving, unready
 	select {
 	case <-s.known:
 	default:
@@ -195,15 +198,16 @@ func (s *self) hasMoved(from netip.Addr, network netip.Prefix) bool {
 	return err == nil && slices.Contains(host, to) && !slices.Contains(s.members, from)
 }
 
-// departure is why traffic should enter at other nodes, empty if it need not.
-func (s *self) departure() string {
+// departure is why traffic should enter at other nodes, empty if it need not; unready is why
+// it should if that lasts.
+func (s *self) departure() (why, unready string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.leaving
+	return s.leaving, s.unready
 }
 
-// departure reads that from a Node: somebody is about to drain it, it is not to be used by
-// load balancers, or its kubelet says, or is taken to say, that it is not ready.
+// departure reads from a Node that somebody is about to drain it, or that it is not to be
+// used by load balancers.
 func departure(node *corev1.Node) string {
 	_, excluded := node.Labels[corev1.LabelNodeExcludeBalancers]
 	switch {
@@ -212,6 +216,12 @@ func departure(node *corev1.Node) string {
 	case excluded:
 		return "it has the label " + corev1.LabelNodeExcludeBalancers
 	}
+	return ""
+}
+
+// unreadiness reads from a Node that its kubelet says, or is taken to say, that it is not
+// ready.
+func unreadiness(node *corev1.Node) string {
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
 			return "its condition Ready is " + string(c.Status)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -20,6 +21,7 @@ type announcer interface {
 	Run(ctx context.Context) error
 	Set(d announce.Desired)
 	SetNodeAddresses(addresses []netip.Addr)
+	Joined() bool
 	Drain(drain bool)
 	Owners() []announce.Owner
 	Changed() <-chan struct{}
@@ -49,6 +51,7 @@ type speaker struct {
 	peers   *peers
 	open    func(announce.Config, klog.Logger) (announcer, error)
 	clock   clock.WithTicker
+	began   time.Time
 	moved   func()        // what is told of it is different
 	fresh   chan struct{} // something it goes by is
 
@@ -68,6 +71,7 @@ type speaker struct {
 	told    announce.Desired // to running
 	at      []netip.Addr     // likewise, the node's addresses
 	drained string
+	unready time.Time // since when this node is seen not to be Ready; zero while it is
 }
 
 const (
@@ -76,7 +80,25 @@ const (
 	lookPause = time.Second
 	// lookAnyway is how often what depends on time is looked at.
 	lookAnyway = 10 * time.Second
+	// joinLimit is how long this node is not ready for not taking part yet. In a rolling
+	// restart the next agent should not leave before the one before can take over
+	// from it: all would be announced by who is restarted first, or last.
+	joinLimit = 15 * time.Second
+	// unreadyFor is how long a Node is not Ready until its addresses move. One that was cut
+	// off the API server finds itself not Ready when it is back, until its kubelet has
+	// told otherwise.
+	unreadyFor = 40 * time.Second
 )
+
+// ready returns why this node cannot be relied on for its part yet.
+func (s *speaker) ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failure != nil || s.running != nil && s.running.Joined() || s.clock.Since(s.began) >= joinLimit {
+		return nil
+	}
+	return errors.New("takes no part in announcing addresses yet")
+}
 
 // pass announces until ctx ends and others have taken over, or it cannot go on.
 func (s *speaker) pass(ctx context.Context, _ bool) error {
@@ -149,6 +171,7 @@ func (s *speaker) follow(ctx context.Context, a announcer, config announce.Confi
 				due = s.clock.After(max(0, lookPause-s.clock.Since(looked)))
 			}
 		case <-ticker.C():
+			s.tell(ctx, a, config.Bind.Addr())
 			if due == nil {
 				due = s.clock.After(0)
 			}
@@ -162,7 +185,7 @@ func (s *speaker) follow(ctx context.Context, a announcer, config announce.Confi
 // tell hands over what is to be announced once something was committed and it is known
 // who else there is: an agent that knew nobody would take everything for itself.
 func (s *speaker) tell(ctx context.Context, a announcer, bind netip.Addr) {
-	if why := s.self.departure(); why != s.drained {
+	if why := s.departure(); why != s.drained {
 		if why != "" {
 			klog.FromContext(ctx).Info("Other nodes are to announce the addresses of this one, as far as they can", "because", why)
 		} else {
@@ -190,6 +213,21 @@ func (s *speaker) tell(ctx context.Context, a announcer, bind netip.Addr) {
 		s.told = d
 		a.Set(d)
 	}
+}
+
+// departure is why other nodes are to take over, empty if they need not.
+func (s *speaker) departure() string {
+	why, unready := s.self.departure()
+	switch {
+	case unready == "":
+		s.unready = time.Time{}
+	case s.unready.IsZero():
+		s.unready = s.clock.Now()
+	}
+	if why == "" && unready != "" && s.clock.Since(s.unready) >= unreadyFor {
+		why = unready
+	}
+	return why
 }
 
 func sameAddress(a, b announce.Address) bool {

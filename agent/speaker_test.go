@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/internal/announce"
@@ -32,6 +34,7 @@ type fakeAnnouncer struct {
 	said     []string   // what it was told, in order
 	owners   []announce.Owner
 	problems []announce.Problem
+	joined   bool
 	leaves   time.Duration // how long it takes to
 }
 
@@ -77,6 +80,12 @@ func (f *fakeAnnouncer) Problems() []announce.Problem {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.problems
+}
+
+func (f *fakeAnnouncer) Joined() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.joined
 }
 
 func (f *fakeAnnouncer) Changed() <-chan struct{}          { return f.changed }
@@ -180,15 +189,22 @@ func TestSpeakerIsToldWhatIsCommitted(t *testing.T) {
 			b.editNode(func(node *corev1.Node) { node.Labels = map[string]string{"edge": "yes"} })
 		}, "set [203.0.113.7 on eth*] among [192.0.2.1 192.0.2.2]")
 		step("cordoned", func() { b.editNode(func(node *corev1.Node) { node.Spec.Unschedulable = true }) }, "drain true")
-		step("not ready as well", func() {
+		step("not Ready instead", func() {
 			b.editNode(func(node *corev1.Node) {
 				node.Spec.Unschedulable = false
 				node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown}}
 			})
-		}, "drain true")
-		step("ready", func() {
+		}, "drain false")
+		step("not Ready for long", func() { b.settle(unreadyFor + lookAnyway) }, "drain true")
+		step("Ready", func() {
 			b.editNode(func(node *corev1.Node) { node.Status.Conditions[0].Status = corev1.ConditionTrue })
 		}, "drain false")
+		step("not Ready for a moment", func() {
+			b.editNode(func(node *corev1.Node) { node.Status.Conditions[0].Status = corev1.ConditionFalse })
+			b.settle(unreadyFor / 2)
+			b.editNode(func(node *corev1.Node) { node.Status.Conditions[0].Status = corev1.ConditionTrue })
+			b.settle(unreadyFor)
+		})
 		step("a node goes", func() {
 			if err := b.cluster.core.CoreV1().Nodes().Delete(t.Context(), "other-node", metav1.DeleteOptions{}); err != nil {
 				t.Fatal(err)
@@ -202,6 +218,34 @@ func TestSpeakerIsToldWhatIsCommitted(t *testing.T) {
 	if diff := cmp.Diff([]string{"left"}, opened[0].heard()); diff != "" {
 		t.Errorf("at the end (-want +got):\n%s", diff)
 	}
+}
+
+// TestReadyOnceItTakesPart: an agent that announces is ready when it can take over, so that
+// the next one of a rolling restart leaves only then; but it does not wait for ever.
+func TestReadyOnceItTakesPart(t *testing.T) {
+	now := clocktesting.NewFakeClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+	a := &fakeAnnouncer{}
+	s := &speaker{clock: now, began: now.Now()}
+	p := newProgress(now)
+	p.succeed()
+	expect := func(when string, want int) {
+		t.Helper()
+		if code, text := get(t, healthHandler(p, newInstruments(), s.ready), "/readyz"); code != want {
+			t.Errorf("%s: %d %s, want %d", when, code, text, want)
+		}
+	}
+	expect("before it runs", http.StatusServiceUnavailable)
+	s.running = a
+	expect("before it takes part", http.StatusServiceUnavailable)
+	a.joined = true
+	expect("when it takes part", http.StatusOK)
+	a.joined = false
+	now.Step(joinLimit)
+	expect("when it has waited for long", http.StatusOK)
+	s.began = now.Now()
+	expect("at the next start", http.StatusServiceUnavailable)
+	s.running, s.failure = nil, errors.New("operation not permitted")
+	expect("when it cannot announce at all", http.StatusOK)
 }
 
 func TestSpeakerTellsWhatItHas(t *testing.T) {

@@ -72,6 +72,7 @@ type Announcer struct {
 	draining bool
 	leaving  bool
 	left     bool // nothing is answered any more
+	joined   bool
 	owners   []Owner
 	doubts   map[string]*doubt
 	counters Counters
@@ -160,6 +161,14 @@ func (a *Announcer) Changed() <-chan struct{} { return a.changed }
 // Changes returns what has happened to addresses of this node, in order, and as much at
 // once as was decided at once. Who does not read loses what comes after 64 decisions.
 func (a *Announcer) Changes() <-chan []Change { return a.changes }
+
+// Joined reports whether this node takes part: others have been told what it is ready for, and
+// it would take what is left to it.
+func (a *Announcer) Joined() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.joined
+}
 
 // Counters returns what has been counted.
 func (a *Announcer) Counters() Counters {
@@ -290,7 +299,7 @@ func (a *Announcer) pass(ctx context.Context, working *sync.WaitGroup, now time.
 			a.counters.Unread += uint64(len(out.changes))
 		}
 	}
-	a.owners = out.owners
+	a.owners, a.joined = out.owners, out.record.Settled && out.record.Prepared
 	// Alone, nobody will ever take over.
 	a.left = a.leaving && (len(out.record.Claims) == 0 || len(v.alive) == 0)
 	signal(a.changed)
