@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -274,6 +275,31 @@ func (r *rack) unharmed(t *testing.T, all map[netip.Addr]*stream) {
 			t.Errorf("%s: %v", addr, err)
 		}
 	}
+}
+
+// moved does so for addresses that moved meanwhile, a few times each: the connection that is open
+// at this moment is reset, since the next node does not know it. No other fails.
+func (r *rack) moved(t *testing.T, all map[netip.Addr]*stream) {
+	t.Helper()
+	cut := 0
+	for addr, s := range all {
+		resets := s.resets()
+		if cut += resets; resets > Nodes {
+			t.Errorf("%s: %d connections were reset, more than could be open when it moved", addr, resets)
+		}
+	}
+	t.Logf("%d connections were reset", cut)
+	r.unharmed(t, all)
+}
+
+// resets ends the stream, and takes out of its failures the connections that had been
+// opened, which it returns the number of.
+func (s *stream) resets() int {
+	s.stop()
+	s.done.Wait()
+	before := len(s.failures)
+	s.failures = slices.DeleteFunc(s.failures, func(err error) bool { return errors.Is(err, syscall.ECONNRESET) })
+	return before - len(s.failures)
 }
 
 // eventOf waits for an Event about a Gateway that says something.
