@@ -133,6 +133,7 @@ func newMember(ctx context.Context, o Options, env environment, api connection, 
 	m.labels = m.self.labels
 	if o.Layer2KeyFile != "" {
 		m.speaker = o.newSpeaker(m, env, api)
+		m.metrics.registry.CustomMustRegister(newSpeakerMetrics(m.speaker))
 	}
 	m.reports = &reportWriter{
 		node:      o.NodeName,

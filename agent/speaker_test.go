@@ -15,13 +15,25 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/component-base/metrics/testutil"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
+	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/internal/announce"
+	"github.com/portway-dev/portway/internal/layer2"
 	"github.com/portway-dev/portway/internal/owner"
+	"github.com/portway-dev/portway/rules"
+	"github.com/portway-dev/portway/topology"
 )
 
 // fakeAnnouncer is one that does nothing by itself.
@@ -271,4 +283,252 @@ func TestSpeakerTellsWhatItHas(t *testing.T) {
 			t.Errorf("writes %v, want one", got)
 		}
 	})
+}
+
+// findings are those of the report that the API server holds.
+func (b *clusterBench) findings() map[string]string {
+	found := map[string]string{}
+	for _, f := range b.cluster.reports.report("demo-node").Findings {
+		if f.Reason != v1alpha1.FindingPacketForwarding {
+			found[strings.TrimSuffix(f.Reason+" of "+f.Gateway, " of ")] += f.Message + "\n"
+		}
+	}
+	return found
+}
+
+// says expects findings with these reasons, each with words of its message.
+func (b *clusterBench) says(when string, want map[string]string) {
+	b.t.Helper()
+	found := b.findings()
+	for reason, words := range want {
+		if !strings.Contains(found[reason], words) {
+			b.t.Errorf("%s: %s says %q, want %q", when, reason, found[reason], words)
+		}
+	}
+	for reason, message := range found {
+		if want[reason] == "" {
+			b.t.Errorf("%s: also found %s: %s", when, reason, message)
+		}
+	}
+}
+
+func TestSpeakerFailsAndComesBack(t *testing.T) {
+	var opened []*fakeAnnouncer
+	failure := errors.New("members' key: /etc/portway/layer2/key is empty")
+	inCluster(t, withSpeaker(&opened, &failure), func(b *clusterBench) {
+		b.settle(time.Second)
+		b.says("at first", map[string]string{"AnnouncerFailed": "key is empty"})
+		if n := b.kernel.last().Len(); n != 1 {
+			t.Errorf("%d Frontends while announcing fails", n)
+		}
+		failure = &layer2.CapabilityError{Capability: "NET_RAW"}
+		b.settle(10 * time.Second)
+		b.says("without the right", map[string]string{"Capability": "NET_RAW"})
+		failure = nil
+		b.settle(10 * time.Second)
+		b.says("when it works", nil)
+		if len(opened) != 1 || len(opened[0].heard()) != 2 {
+			t.Errorf("%d were started, and told", len(opened))
+		}
+	})
+}
+
+func TestSpeakerFindings(t *testing.T) {
+	var opened []*fakeAnnouncer
+	inCluster(t, withSpeaker(&opened, nil), func(b *clusterBench) {
+		b.settle(time.Second)
+		a := opened[0]
+		stranger := &layer2.Stranger{MAC: layer2.MAC{2, 0, 0, 0, 0, 1}, Interface: "eth0"}
+		a.own(announce.Owner{Address: poolIP, Node: "demo-node", Phase: owner.Conflict, Stranger: stranger})
+		b.settle(2 * time.Second)
+		b.says("a stranger", map[string]string{"AddressConflict of default/web": "203.0.113.7 belongs to a host with MAC address 02:00:00:00:00:01, seen on interface eth0"})
+		if got := b.cluster.reports.report("demo-node").Announcing; got != nil {
+			t.Errorf("announces %v", got)
+		}
+		a.own(announce.Owner{Address: poolIP, Node: "other-node", Phase: owner.Conflict, Stranger: stranger})
+		b.settle(2 * time.Second)
+		b.says("at another node", nil)
+
+		a.own(announce.Owner{Address: poolIP, Missing: "no interface matches eth*"})
+		b.settle(2 * time.Second)
+		b.says("no interface", map[string]string{"NoInterface": "this node cannot announce 203.0.113.7: no interface matches eth*; see spec.announcement of AddressPool public"})
+		b.editNode(func(node *corev1.Node) { node.Labels = nil })
+		b.settle(11 * time.Second)
+		b.says("not selected", nil)
+
+		a.mu.Lock()
+		a.problems = []announce.Problem{{Reason: announce.ReasonMissing, Message: "no member at 192.0.2.2"}}
+		a.mu.Unlock()
+		b.settle(11 * time.Second)
+		b.says("somebody is missing", map[string]string{"MembersMissing": "no member at 192.0.2.2"})
+		a.mu.Lock()
+		a.problems = nil
+		a.mu.Unlock()
+
+		a.changes <- []announce.Change{
+			{Kind: announce.SplitBrain, Address: poolIP.Next(), Node: "other-node", At: time.Now()},
+			{Kind: announce.SplitBrain, Address: poolIP, Node: "other-node", At: time.Now()},
+			{Kind: announce.Taken, Address: poolIP},
+		}
+		b.settle(11 * time.Second)
+		b.says("split", map[string]string{"SplitBrain": "this node and other-node both answered for 203.0.113.7, 203.0.113.8, as they could not reach each other on port 7946"})
+		b.settle(10 * time.Minute)
+		b.says("long after", nil)
+	})
+}
+
+func TestSpeakerNeedsToKnowNodes(t *testing.T) {
+	var opened []*fakeAnnouncer
+	prepare := func(b *clusterBench) {
+		withSpeaker(&opened, nil)(b)
+		b.cluster.core.PrependReactor("list", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return true, nil, apierrors.NewForbidden(corev1.Resource("nodes"), "", errors.New("no"))
+		})
+	}
+	inCluster(t, prepare, func(b *clusterBench) {
+		b.settle(time.Minute)
+		b.says("without the right", map[string]string{"NodesNotReadable": "list and watch for nodes"})
+		if got := opened[0].heard(); len(got) > 0 {
+			t.Errorf("told %v", got)
+		}
+	})
+}
+
+func TestSpeakerIsOff(t *testing.T) {
+	prepare := func(b *clusterBench) { b.createAnnounced() }
+	inCluster(t, prepare, func(b *clusterBench) {
+		b.settle(time.Second)
+		b.says("selected", map[string]string{"AnnouncerOff": "AddressPool public has announcement Layer2, and this node is selected, but announces nothing, as portway-agent runs without --layer2-key-file"})
+		b.editNode(func(node *corev1.Node) { node.Labels = nil })
+		b.settle(time.Second)
+		b.says("not selected", nil)
+	})
+}
+
+// TestPlan: ready is what was once committed, and is committed still.
+func TestPlan(t *testing.T) {
+	source := &v1alpha1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: "public"}}
+	source.Spec.Addresses = []v1alpha1.AddressRange{"203.0.113.0/24"}
+	source.Spec.Announcement = &v1alpha1.Announcement{Mode: v1alpha1.AnnouncementLayer2}
+	parameters := edge()
+	class := &gatewayv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{Name: "portway"}}
+	class.Spec.ControllerName = topology.ControllerName
+	class.Spec.ParametersRef = &gatewayv1.ParametersReference{
+		Group: v1alpha1.GroupName, Kind: topology.KindGatewayParameters, Namespace: ptr.To(gatewayv1.Namespace("default")), Name: "edge",
+	}
+	decide := func(port gatewayv1.PortNumber, addresses ...string) *topology.Graph {
+		gateway := &gatewayv1.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}}
+		gateway.Spec.GatewayClassName = "portway"
+		gateway.Spec.Listeners = []gatewayv1.Listener{{Name: "l", Protocol: gatewayv1.TCPProtocolType, Port: port}}
+		for _, address := range addresses {
+			gateway.Status.Addresses = append(gateway.Status.Addresses, gatewayv1.GatewayStatusAddress{Value: address})
+		}
+		r := topology.Resolve(topology.Snapshot{
+			GatewayClasses: map[string]*gatewayv1.GatewayClass{"portway": class}, AddressPools: map[string]*v1alpha1.AddressPool{"public": source},
+			Gateways:          map[types.NamespacedName]*gatewayv1.Gateway{{Namespace: "default", Name: "web"}: gateway},
+			GatewayParameters: map[types.NamespacedName]*v1alpha1.GatewayParameters{{Namespace: "default", Name: "edge"}: parameters},
+		}, topology.DefaultConfig())
+		return r.Build(cluster.Assigned(r))
+	}
+	digest := func(g *topology.Graph) string {
+		return g.Gateways[types.NamespacedName{Namespace: "default", Name: "web"}].Digest
+	}
+	one, two, three := decide(80, "203.0.113.7"), decide(81, "203.0.113.7"), decide(81, "203.0.113.7", "203.0.113.8")
+	p, f := plan{}, topology.NewForwarder(topology.Node{Name: "n1"})
+	for i, step := range []struct {
+		graph     *topology.Graph
+		committed string // digest
+		want      string
+	}{
+		{one, "", "203.0.113.7 false"},
+		{one, digest(two), "203.0.113.7 false"},
+		{one, digest(one), "203.0.113.7 true"},
+		{two, digest(one), "203.0.113.7 true"}, // the rules before are in place
+		{three, digest(one), "203.0.113.7 true, 203.0.113.8 false"},
+		{three, digest(three), "203.0.113.7 true, 203.0.113.8 true"},
+		{two, digest(three), "203.0.113.7 true"},
+		{three, digest(two), "203.0.113.7 true, 203.0.113.8 false"},
+		{three, "", "203.0.113.7 false, 203.0.113.8 false"},
+	} {
+		results := rules.Results{Committed: map[string]string{}}
+		if step.committed != "" {
+			results.Committed["default/web"] = step.committed
+		}
+		f.SetGraph(step.graph)
+		f.State()
+		next := p.next(step.graph, f, nil, results)
+		var texts []string
+		for _, addr := range slices.SortedFunc(maps.Keys(next), netip.Addr.Compare) {
+			texts = append(texts, fmt.Sprint(addr, " ", next[addr].ready))
+		}
+		if got := strings.Join(texts, ", "); got != step.want {
+			t.Errorf("step %d: %s, want %s", i, got, step.want)
+		}
+	}
+}
+
+func TestAnnouncing(t *testing.T) {
+	at := func(addr string, s int64) announce.Owner {
+		return announce.Owner{Address: netip.MustParseAddr(addr), Node: "n1", Since: time.Unix(s, 7e8), Phase: owner.Answering}
+	}
+	pending := at("203.0.113.9", 1)
+	pending.Phase = owner.Pending
+	got := announcing("n1", []announce.Owner{at("2001:db8::1", 5), at("203.0.113.2", 5), at("203.0.113.1", 9), pending})
+	want := []v1alpha1.Announced{
+		{Since: metav1.Unix(5, 0), Addresses: []string{"203.0.113.2", "2001:db8::1"}},
+		{Since: metav1.Unix(9, 0), Addresses: []string{"203.0.113.1"}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	var many []announce.Owner
+	for i, addr := int64(0), netip.MustParseAddr("203.0.113.0"); i < maxAnnounced+10; i, addr = i+1, addr.Next() {
+		many = append(many, at(addr.String(), i))
+	}
+	if got := announcing("n1", many); len(got) != maxAnnounced || len(got[maxAnnounced-1].Addresses) != 11 {
+		t.Errorf("%d groups, the last of %d", len(got), len(got[len(got)-1].Addresses))
+	}
+}
+
+func TestSpeakerMetrics(t *testing.T) {
+	s := &speaker{
+		peers:      &peers{nodes: map[string][]netip.Addr{"n1": {nodeIP}, "n2": {nodeIP.Next()}}},
+		past:       announce.Counters{Counters: layer2.Counters{AnswersIPv4: 40}, Changes: map[announce.ChangeKind]uint64{announce.Taken: 1}},
+		running:    countingAnnouncer{},
+		announcing: []v1alpha1.Announced{{Addresses: []string{"203.0.113.7", "203.0.113.8"}}, {Addresses: []string{"203.0.113.9"}}},
+	}
+	m := newInstruments()
+	m.registry.CustomMustRegister(newSpeakerMetrics(s))
+	const want = `
+# HELP portway_agent_announced_addresses [ALPHA] Addresses of pools that this node answers for on its network.
+# TYPE portway_agent_announced_addresses gauge
+portway_agent_announced_addresses 3
+# HELP portway_agent_announcers [ALPHA] Nodes that announce addresses together: those that are alive, this one included, and those expected.
+# TYPE portway_agent_announcers gauge
+portway_agent_announcers{state="alive"} 1
+portway_agent_announcers{state="expected"} 2
+# HELP portway_agent_neighbor_answers_total [ALPHA] ARP requests and IPv6 neighbor solicitations for addresses of pools that this node answered.
+# TYPE portway_agent_neighbor_answers_total counter
+portway_agent_neighbor_answers_total{family="ipv4"} 42
+portway_agent_neighbor_answers_total{family="ipv6"} 0
+`
+	if err := testutil.GatherAndCompare(m.registry, strings.NewReader(want),
+		"portway_agent_announced_addresses", "portway_agent_announcers", "portway_agent_neighbor_answers_total"); err != nil {
+		t.Error(err)
+	}
+	_, text := get(t, healthHandler(newProgress(clock.RealClock{}), m), "/metrics")
+	if !strings.Contains(text, `portway_agent_announcement_changes_total{change="taken"} 4`) {
+		t.Errorf("no changes in\n%s", text)
+	}
+	problems, err := testutil.NewPromLinter(strings.NewReader(text)).Lint()
+	if err != nil || len(problems) > 0 {
+		t.Errorf("promlint: %v %v", problems, err)
+	}
+}
+
+// countingAnnouncer only counts.
+type countingAnnouncer struct{ *fakeAnnouncer }
+
+func (countingAnnouncer) Counters() announce.Counters {
+	return announce.Counters{Members: 1, Counters: layer2.Counters{AnswersIPv4: 2}, Changes: map[announce.ChangeKind]uint64{announce.Taken: 3}}
 }
