@@ -121,10 +121,13 @@ const (
 	icmp, icmpv6          = 1, 58
 	timestamp             = 13  // RFC 792
 	neighbourSolicitation = 135 // RFC 4861
+	neighbourAdvert       = 136
 )
 
 // TestNothingLateLeaves: nor does what no nat chain sees, as conntrack finds it invalid or
-// does not look at it, nor what has no ports. A connection is not ended by it.
+// does not look at it, nor what has no ports. A connection is not ended by it. So it goes
+// with what neighbours send to an address that a packet socket answers for: the kernel
+// takes it for something to forward, or to complain about.
 func TestNothingLateLeaves(t *testing.T) {
 	t.Parallel()
 	inEachPool(t, func(l *poolLab) {
@@ -144,13 +147,17 @@ func TestNothingLateLeaves(t *testing.T) {
 			segment := func(from, to netip.AddrPort, flags byte) func() error {
 				return func() error { return l.Client.SendSegment(from, to, flags) }
 			}
-			message := func(protocol uint8, payload ...byte) func() error {
-				return func() error { return l.Client.SendIP(protocol, addr, append(payload, make([]byte, 28)...)) }
+			messageFrom := func(from netip.Addr, protocol uint8, payload ...byte) func() error {
+				return func() error { return l.Client.SendIP(protocol, from, addr, append(payload, make([]byte, 28)...)) }
 			}
-			kinds := map[string]struct {
+			message := func(protocol uint8, payload ...byte) func() error {
+				return messageFrom(netip.Addr{}, protocol, payload...)
+			}
+			type kind struct {
 				send  func() error
 				reset int
-			}{
+			}
+			kinds := map[string]kind{
 				"invalid, of the connection":         {segment(conn.Peer, listener, 0x03), 0},
 				"invalid, to a listener":             {segment(from, listener, 0x03), 0},
 				"invalid, to no listener":            {segment(from, closed, 0x03), 0},
@@ -161,16 +168,19 @@ func TestNothingLateLeaves(t *testing.T) {
 			}
 			if addr.Is6() {
 				kinds["another message of ICMP than pings"] = kinds["SCTP"]
-				kinds["a solicitation of a neighbour that knows us"] = struct {
-					send  func() error
-					reset int
-				}{message(icmpv6, neighbourSolicitation), 0}
+				own := l.linkLocal()
+				for name, number := range map[string]byte{
+					"a solicitation of a neighbour that knows us": neighbourSolicitation, "an advertisement for us alone": neighbourAdvert,
+				} {
+					kinds[name] = kind{message(icmpv6, number), 0}
+					kinds[name+", from its link-local address"] = kind{messageFrom(own, icmpv6, number), 0}
+				}
 			}
 			for name, kind := range kinds {
-				before := l.resets()
+				before, errors := l.resets(), l.errors()
 				l.keeps(name, func() {
 					if err := kind.send(); err != nil {
-						l.t.Error(err)
+						l.t.Errorf("%s: %v", name, err)
 					}
 					if err := conn.Echo(name); err != nil { // behind it, on the same path
 						l.t.Errorf("%s, %s: %v", addr, name, err)
@@ -178,6 +188,9 @@ func TestNothingLateLeaves(t *testing.T) {
 				})
 				if got := l.resets() - before; got != kind.reset {
 					l.t.Errorf("%s, %s: answered by %d resets, want %d", addr, name, got, kind.reset)
+				}
+				if got := l.errors() - errors; got != 0 {
+					l.t.Errorf("%s, %s: answered by %d errors of ICMP", addr, name, got)
 				}
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/portway-dev/portway/internal/netns"
@@ -31,12 +32,15 @@ table inet overhear {
 table netdev overhear {
 	counter pool { }
 	counter resets { }
+	counter errors { }
 	chain coming {
 		type filter hook ingress device "eth0" priority 0;
 		ip daddr 198.51.100.200 counter name pool
 		ip6 daddr 2001:db8:c::200 counter name pool
 		ip saddr 198.51.100.200 tcp flags & rst == rst counter name resets
 		ip6 saddr 2001:db8:c::200 tcp flags & rst == rst counter name resets
+		icmp type { destination-unreachable, time-exceeded, parameter-problem } counter name errors
+		icmpv6 type { destination-unreachable, time-exceeded, parameter-problem } counter name errors
 	}
 }
 `
@@ -168,6 +172,25 @@ func (l *poolLab) left() (leaving, coming int) {
 
 // resets counts the resets of the pool's addresses that came to the client.
 func (l *poolLab) resets() int { return l.overheard(l.Client, "netdev", "resets") }
+
+// linkLocal is the address from which the client's kernel asks its neighbours.
+func (l *poolLab) linkLocal() netip.Addr {
+	l.t.Helper()
+	out, err := l.Client.Output("ip", "-6", "-oneline", "address", "show", "dev", "eth0", "scope", "link")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	for _, field := range strings.Fields(out) {
+		if prefix, err := netip.ParsePrefix(field); err == nil {
+			return prefix.Addr().WithZone("eth0")
+		}
+	}
+	l.t.Fatalf("no address in %q", out)
+	return netip.Addr{}
+}
+
+// errors counts the errors of ICMP that came to the client.
+func (l *poolLab) errors() int { return l.overheard(l.Client, "netdev", "errors") }
 
 // keeps expects that nothing for the pool's addresses leaves the node meanwhile.
 func (l *poolLab) keeps(what string, during func()) {

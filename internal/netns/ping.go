@@ -66,15 +66,20 @@ func (n *Namespace) Ping(to netip.Addr, timeout time.Duration) error {
 	}
 }
 
-// SendIP sends a packet of any protocol. It is no error if the namespace's own rules drop it.
-func (n *Namespace) SendIP(protocol uint8, to netip.Addr, payload []byte) error {
+// SendIP sends a packet of any protocol, from any address when from is the zero Addr. It is
+// no error if the namespace's own rules drop it.
+func (n *Namespace) SendIP(protocol uint8, from, to netip.Addr, payload []byte) error {
 	network := "ip4"
 	if to.Is6() {
 		network = "ip6"
 	}
+	var source *net.IPAddr
+	if from.IsValid() {
+		source = &net.IPAddr{IP: from.AsSlice(), Zone: from.Zone()}
+	}
 	var conn *net.IPConn
 	err := n.Do(func() (err error) {
-		conn, err = net.DialIP(fmt.Sprintf("%s:%d", network, protocol), nil, &net.IPAddr{IP: to.AsSlice()})
+		conn, err = net.DialIP(fmt.Sprintf("%s:%d", network, protocol), source, &net.IPAddr{IP: to.AsSlice()})
 		return err
 	})
 	if err != nil {
