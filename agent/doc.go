@@ -3,7 +3,8 @@
 // the decision.
 //
 //	Store.Next ─► topology.Build ─► Forwarder.State ─► programmer.Program ─► Reports ─► statuses   (files)
-//	              (not for slices)                     (only the difference)         └► NodeReport (cluster)
+//	              (not for slices)                     (only the difference)    │    └► NodeReport (cluster)
+//	                                                                            └► speaker: internal/announce
 //
 // Stopping the agent, whatever the way, changes nothing in the kernel. Nothing is
 // programmed before all objects were read once.
@@ -38,6 +39,14 @@
 //   - What preflight finds is looked at again with every full pass
 //     (TestClusterFindingsFollowTheHost).
 //   - Preflight changes nothing unless it was asked to (TestPreflight).
+//   - An address is announced once it was committed, and no outage of the API server changes
+//     anything about it (TestSpeakerIsToldWhatIsCommitted, TestPlan, TestSegment).
+//   - Announcing that fails is told and tried again, and keeps nothing else from being done
+//     (TestSpeakerFailsAndComesBack); without a list of Nodes, nothing is announced
+//     (TestSpeakerNeedsToKnowNodes). Where it is wanted and not switched on, that is told
+//     (TestSpeakerIsOff).
+//   - Nobody is refused when an agent stops or its node is cordoned: others answer first
+//     (TestSegmentHandsOver).
 //
 // In a cluster, an agent needs these rights and no others, all of them without
 // resourceNames, since those would have to name every node:
@@ -47,6 +56,8 @@
 //	cluster   (core)                     namespaces services                  list watch
 //	cluster   discovery.k8s.io           endpointslices                       list watch
 //	cluster   (core)                     nodes                                get watch
+//	                                     and to announce addresses            list
+//	cluster   portway.dev                addresspools gatewayparameters       list watch
 //	cluster   portway.dev                nodereports                          get create update delete
 //	namespace coordination.k8s.io        leases                               get create update delete
 //

@@ -26,6 +26,9 @@
 //   - A Gateway gets no address that was not offered to it, whatever a tenant writes
 //     (TestTenantTakesNothingThatIsNotOffered), and whatever becomes of pools and
 //     parameters, it keeps the one that it has (TestNothingIsTakenAway).
+//   - Nodes agree on which of them an address may enter at whose traffic needs a local
+//     endpoint (TestForwarderServes), and announce what is retained or not accepted, too
+//     (TestAnnouncements).
 //   - No port of a node is that of two listeners, be it a node port (checkNodes), and the
 //     API server takes what a Service is to be like (checkServices, both in TestGolden
 //     and FuzzBuild).

@@ -26,7 +26,8 @@ type NodeReport struct {
 	Report Report `json:"report"`
 }
 
-// Report is the content of a NodeReport. It stays below 128 KiB at 5000 Gateways.
+// Report is the content of a NodeReport. It stays below 128 KiB at 5000 Gateways, and what
+// the addresses take that it announces.
 type Report struct {
 	// Version of the meaning of this report.
 	// +required

@@ -14,7 +14,8 @@
 //	the owner            how                                             others wait
 //	is lost              silent, and silent to ARP as well (doubt)       0.8 to 1.8 s, and 0.15 s
 //	leaves, is drained,  says so; stops when it hears that the next      0
-//	  is not ready         one answers
+//	  is not ready         one answers; who is drained goes on where
+//	                       no other is ready
 //	lost a split         stops when it hears of the older claim          0
 //	was none             after 0.5 s, and a probe of 0.5 s               1 s
 //	has a conflict       goes on owning it, silent                       until it is over
@@ -29,7 +30,8 @@
 //     or not, and whoever waits for others does so for a bounded time (TestColdStart).
 //   - An owner that is killed is replaced, its addresses move in the caches of neighbours,
 //     no other address moves, and none moves back (TestFailover, TestOwnerDiesAndComesBack).
-//   - Whoever leaves stops only when others answer (TestGracefulLeave, TestDrain).
+//   - Whoever leaves stops only when others answer (TestGracefulLeave, TestDrain), and when
+//     all are drained they own what they would otherwise (TestAllDrained).
 //   - A cluster that was split ends with one owner of each address, the one before the
 //     split, and says so once (TestSplitBrainHeals, TestSplitBrain, TestCutOffRestart).
 //   - A member that is silent but answers its neighbours keeps its addresses
