@@ -47,6 +47,7 @@
 //     (TestSpeakerIsOff).
 //   - Nobody is refused when an agent stops or its node is cordoned: others answer first
 //     (TestSegmentHandsOver).
+//   - An agent that announces is ready once it takes part (TestReadyOnceItTakesPart).
 //
 // In a cluster, an agent needs these rights and no others, all of them without
 // resourceNames, since those would have to name every node:
