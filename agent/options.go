@@ -135,11 +135,12 @@ func (o *Options) Validate() error {
 	if o.Cleanup {
 		return errors.Join(errs...)
 	}
-	if len(o.Manifests) == 0 {
+	switch {
+	case len(o.Manifests) == 0:
 		errs = append(errs, o.validateCluster())
-	} else if o.Kubeconfig != "" {
+	case o.Kubeconfig != "":
 		errs = append(errs, errors.New("--kubeconfig and --manifests exclude each other: serve a cluster or files"))
-	} else if o.Layer2KeyFile != "" {
+	case o.Layer2KeyFile != "":
 		errs = append(errs, errors.New("--layer2-key-file and --manifests exclude each other: addresses are announced in a cluster only"))
 	}
 	if o.NodeName == "" {

@@ -178,9 +178,9 @@ func (s *self) memberAddress(network netip.Prefix) (netip.Addr, error) {
 	case ok:
 		return addr, nil
 	case network.IsValid():
-		return addr, fmt.Errorf("Node %s lists no InternalIP in --layer2-network %s (it lists %v): give a network in which each Node lists one", s.name, network, s.members)
+		return addr, fmt.Errorf("the Node %s lists no InternalIP in --layer2-network %s (it lists %v): give a network in which each Node lists one", s.name, network, s.members)
 	default:
-		return addr, fmt.Errorf("Node %s lists no InternalIP: other nodes could not find this one", s.name)
+		return addr, fmt.Errorf("the Node %s lists no InternalIP: other nodes could not find this one", s.name)
 	}
 }
 

@@ -260,6 +260,31 @@ func TestReadyOnceItTakesPart(t *testing.T) {
 	expect("when it cannot announce at all", http.StatusOK)
 }
 
+// TestSpeakerWaitsForTheFirstCommit: before, it says nothing, so that others wait for it.
+func TestSpeakerWaitsForTheFirstCommit(t *testing.T) {
+	var opened []*fakeAnnouncer
+	prepare := func(b *clusterBench) {
+		withSpeaker(&opened, nil)(b)
+		b.kernel.err = errors.New("busy")
+	}
+	inCluster(t, prepare, func(b *clusterBench) {
+		b.settle(time.Minute)
+		if got := opened[0].heard(); len(got) > 0 {
+			t.Errorf("told %v before the first commit", got)
+		}
+		b.kernel.err = nil
+		b.settle(time.Minute)
+		if got := opened[0].heard(); len(got) != 2 || !strings.HasPrefix(got[1], "set [203.0.113.7 on eth*] among") {
+			t.Errorf("told %v", got)
+		}
+		b.kernel.err = errors.New("busy")
+		b.settle(time.Minute)
+		if got := opened[0].heard(); len(got) > 0 {
+			t.Errorf("told %v when nothing can be programmed any more", got)
+		}
+	})
+}
+
 func TestSpeakerTellsWhatItHas(t *testing.T) {
 	var opened []*fakeAnnouncer
 	inCluster(t, withSpeaker(&opened, nil), func(b *clusterBench) {
