@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -44,8 +45,8 @@ type allocation struct {
 	holders map[netip.Addr][]*topology.Parameters
 	has     map[*topology.Parameters][]netip.Addr
 	refused map[*topology.Parameters]string
-	shared  map[sharing]*topology.Parameters // the oldest of those that have an address
-	next    map[draw]netip.Addr              // nothing of the pool below it is free
+	shared  map[sharing][]*topology.Parameters // those that have an address, the oldest first
+	next    map[draw]netip.Addr                // nothing of the pool below it is free
 }
 
 // sharing is what Gateways that share an address have in common.
@@ -62,7 +63,7 @@ type draw struct {
 func (a *allocator) assign(r *topology.Resolution, t *term, complete bool) map[types.NamespacedName]topology.Assignment {
 	now := &allocation{
 		term: t, nodes: a.nodes, gives: t != nil && complete, holders: map[netip.Addr][]*topology.Parameters{}, has: map[*topology.Parameters][]netip.Addr{},
-		refused: map[*topology.Parameters]string{}, shared: map[sharing]*topology.Parameters{}, next: map[draw]netip.Addr{},
+		refused: map[*topology.Parameters]string{}, shared: map[sharing][]*topology.Parameters{}, next: map[draw]netip.Addr{},
 	}
 	var ours []*topology.Parameters
 	for _, p := range r.OldestFirst() {
@@ -79,8 +80,8 @@ func (a *allocator) assign(r *topology.Resolution, t *term, complete bool) map[t
 	if t != nil {
 		t.reserve(r)
 		for _, p := range ours { // newer than what is watched, by which somebody else may not be gone yet
-			now.keep(p, t.held(p))
-			now.keep(p, a.held(p))
+			now.keep(p, unseen(p, t.held(p)))
+			now.keep(p, unseen(p, a.held(p)))
 		}
 	}
 	for _, p := range ours {
@@ -106,6 +107,11 @@ func (a *allocator) assign(r *topology.Resolution, t *term, complete bool) map[t
 	}
 	a.given = given
 	return assigned
+}
+
+// unseen are those addresses of a Gateway that its status, as known here, does not show.
+func unseen(p *topology.Parameters, held []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(held), func(addr netip.Addr) bool { return slices.Contains(p.Published, addr) })
 }
 
 // held returns what was given to a Gateway in this term and is not seen yet.
@@ -156,11 +162,13 @@ func (now *allocation) request(p *topology.Parameters) {
 		if slices.Contains(now.has[p], addr) || len(now.has[p]) >= maxAddresses {
 			continue
 		}
-		switch _, why := p.Admits(addr); {
+		switch pool, why := p.Admits(addr); {
 		case why != "":
 			now.refuse(p, why)
 		case !now.gives:
 			now.refuse(p, waitingForLeader)
+		case !ready(pool):
+			now.refuse(p, waitingForPool(pool))
 		case now.nodes[addr] != "":
 			now.refuse(p, addressOfNode(addr, now.nodes[addr]))
 		case !now.take(addr, p):
@@ -191,36 +199,39 @@ func (now *allocation) request(p *topology.Parameters) {
 // draw gives a Gateway an address of each family that it wants and has none of.
 func (now *allocation) draw(p *topology.Parameters) {
 	for _, family := range p.Wants(now.has[p]) {
-		switch {
-		case !now.gives:
+		if !now.gives {
 			now.refuse(p, waitingForLeader)
-		case !now.join(p, family) && !now.drawOne(p, family):
-			now.refuse(p, p.Lacks(family))
+			continue
+		}
+		if !now.join(p, family) {
+			if why := now.drawOne(p, family); why != "" {
+				now.refuse(p, why)
+			}
 		}
 	}
 }
 
 // join gives a Gateway the address of one that it shares with.
 func (now *allocation) join(p *topology.Parameters, family corev1.IPFamily) bool {
-	other := now.shared[sharingOf(p)]
-	if other == nil {
-		return false
-	}
-	for _, addr := range now.has[other] {
-		if topology.FamilyOf(addr) != family {
-			continue
-		}
-		if _, why := p.Admits(addr); why == "" && now.take(addr, p) {
-			return true
+	for _, other := range now.shared[sharingOf(p)] {
+		for _, addr := range now.has[other] {
+			if topology.FamilyOf(addr) != family {
+				continue
+			}
+			if pool, why := p.Admits(addr); why == "" && ready(pool) && now.take(addr, p) {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-func (now *allocation) drawOne(p *topology.Parameters, family corev1.IPFamily) bool {
+// drawOne returns why there was nothing to give, empty if there was.
+func (now *allocation) drawOne(p *topology.Parameters, family corev1.IPFamily) (why string) {
 	for _, pool := range p.PoolsFor(family) {
-		if !pool.Recorded {
-			continue // its status is being written
+		if !ready(pool) {
+			why = waitingForPool(pool)
+			continue
 		}
 		from, known := now.next[draw{pool, family}]
 		if !known {
@@ -234,10 +245,19 @@ func (now *allocation) drawOne(p *topology.Parameters, family corev1.IPFamily) b
 				continue
 			}
 			now.next[draw{pool, family}] = addr
-			return now.take(addr, p)
+			if now.take(addr, p) {
+				return ""
+			}
+			break
 		}
 	}
-	return false
+	return cmp.Or(why, p.Lacks(family))
+}
+
+// ready: what is given of the pool can be told from then on, whatever becomes of its spec,
+// and the pool itself cannot go: it has said what it has, and the finalizer holds it.
+func ready(pool *topology.Pool) bool {
+	return pool.Recorded && slices.Contains(pool.Source.Finalizers, v1alpha1.AddressPoolFinalizer)
 }
 
 // take reports whether a Gateway has an address from now on.
@@ -254,8 +274,8 @@ func (now *allocation) take(addr netip.Addr, p *topology.Parameters) bool {
 	}
 	now.holders[addr] = append(holders, p)
 	now.has[p] = append(now.has[p], addr)
-	if key := sharingOf(p); key.label != "" && now.shared[key] == nil {
-		now.shared[key] = p
+	if key := sharingOf(p); key.label != "" && !slices.Contains(now.shared[key], p) {
+		now.shared[key] = append(now.shared[key], p)
 	}
 	return true
 }
@@ -275,7 +295,15 @@ func sameAddresses(a, b []netip.Addr) bool {
 	return slices.Equal(a, b)
 }
 
-const waitingForLeader = "waiting for the controller that leads to read all Gateways"
+// Whatever a Gateway has no address for is told in an Event, but for what passes by itself.
+const (
+	waiting          = "waiting for "
+	waitingForLeader = waiting + "the controller that leads to read all Gateways"
+)
+
+func waitingForPool(pool *topology.Pool) string {
+	return waiting + "the status of AddressPool " + pool.Name + " to be written"
+}
 
 func addressInUse(addr netip.Addr) string {
 	return fmt.Sprintf("another Gateway has %s; to share it, label both, which must be in one namespace, with %s of the same value", addr, v1alpha1.ShareAddressLabel)

@@ -215,6 +215,27 @@ func TestAllocateNotOfNodes(t *testing.T) {
 	}, gives(a, b))
 }
 
+// TestAllocateOnlyWhatIsHeld: nothing is given of a pool, by value or not, whose status does not
+// say yet what it has, or that could go at any moment.
+func TestAllocateOnlyWhatIsHeld(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		spoil func(*v1alpha1.AddressPool)
+	}{
+		{"status of before", func(p *v1alpha1.AddressPool) { p.Status.Addresses = []string{"198.51.100.0/24"} }},
+		{"no finalizer", func(p *v1alpha1.AddressPool) { p.Finalizers = nil }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newAllocatorBench()
+			test.spoil(b.pool("a", "192.0.2.1-192.0.2.9"))
+			b.gateway("default", "any")
+			b.gateway("default", "wants", "192.0.2.5")
+			const waits = "(waiting for the status of AddressPool a to be written)"
+			expect(t, "given", map[string]string{"default/any": waits, "default/wants": waits}, gives(newAllocator(), b))
+		})
+	}
+}
+
 // TestAllocateShared: the same label in one namespace shares, and nothing else does.
 func TestAllocateShared(t *testing.T) {
 	b := newAllocatorBench()
@@ -243,10 +264,39 @@ func TestAllocateShared(t *testing.T) {
 	for key, g := range b.Gateways {
 		publish(g, addrs(strings.Fields(want[key.String()])...))
 	}
+	// The oldest has no address of the other family, the next one has.
+	both := b.GatewayParameters[types.NamespacedName{Namespace: "infra", Name: "pools"}]
+	b.pool("b", "2001:db8::1-2001:db8::9")
+	both.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
+	tcp.Spec.Addresses = []gatewayv1.GatewaySpecAddress{{Type: ptr.To(gatewayv1.IPAddressType), Value: "192.0.2.1"}}
+	label(b.gateway("default", "dns-late"), "dns")
+	if got := gives(newAllocator(), b); got["default/dns-tcp"] != "192.0.2.1" || got["default/dns-udp"] != "192.0.2.1 2001:db8::1" || got["default/dns-late"] != got["default/dns-udp"] {
+		t.Errorf("of two families: %v", got)
+	}
+	tcp.Spec.Addresses, both.Spec.IPFamilies = nil, nil
+	delete(b.Gateways, types.NamespacedName{Namespace: "default", Name: "dns-late"})
 	delete(udp.Labels, v1alpha1.ShareAddressLabel)
 	if got := gives(a, b); got["default/dns-tcp"] != "192.0.2.1" || got["default/dns-udp"] != "192.0.2.4" {
 		t.Errorf("when the younger one shares no more: %v", got)
 	}
+}
+
+// TestOlderKeepsWhatBothHad: what a Gateway got and is not seen yet says nothing of what it
+// shares with an older one, when it no longer shares.
+func TestOlderKeepsWhatBothHad(t *testing.T) {
+	b := newAllocatorBench()
+	b.pool("a", "192.0.2.1-192.0.2.9", "2001:db8::1-2001:db8::9")
+	older, younger := b.gateway("default", "older"), b.gateway("default", "younger")
+	for _, g := range []*gatewayv1.Gateway{older, younger} {
+		g.Labels = map[string]string{v1alpha1.ShareAddressLabel: "dns"}
+		publish(g, addrs("192.0.2.1"))
+	}
+	older.Spec.Addresses = []gatewayv1.GatewaySpecAddress{{Type: ptr.To(gatewayv1.IPAddressType), Value: "192.0.2.1"}}
+	b.GatewayParameters[types.NamespacedName{Namespace: "infra", Name: "pools"}].Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
+	a := newAllocator()
+	expect(t, "shared", map[string]string{"default/older": "192.0.2.1", "default/younger": "192.0.2.1 2001:db8::1"}, gives(a, b))
+	younger.Labels = nil
+	expect(t, "no longer", map[string]string{"default/older": "192.0.2.1", "default/younger": "192.0.2.2 2001:db8::1"}, gives(a, b))
 }
 
 // TestOnlyLeadersAllocate: others know what is published, and give nothing.

@@ -3,6 +3,7 @@ package controller
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -67,8 +68,11 @@ func programmedEvent(before, after *metav1.Condition) (event, bool) {
 	if after == nil || after.Status != metav1.ConditionFalse {
 		return event{}, false
 	}
-	if before == nil {
+	if before == nil || passing(before) {
 		before = &metav1.Condition{Status: metav1.ConditionUnknown}
+	}
+	if passing(after) {
+		return event{}, false
 	}
 	if before.Status == after.Status && before.Reason == after.Reason {
 		return event{}, false
@@ -83,6 +87,11 @@ func programmedEvent(before, after *metav1.Condition) (event, bool) {
 	default: // the spec is at fault, which its conditions say
 	}
 	return event{}, false
+}
+
+// passing: there is no address yet, for a reason that passes by itself.
+func passing(c *metav1.Condition) bool {
+	return c.Reason == string(gatewayv1.GatewayReasonAddressNotAssigned) && strings.Contains(c.Message, waiting)
 }
 
 // retainedEvent: the Gateway has addresses that it would not get again.

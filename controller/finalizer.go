@@ -28,7 +28,8 @@ func classFinalizer(c clients) finalizer[*gatewayv1.GatewayClass] {
 	return finalizer[*gatewayv1.GatewayClass]{"GatewayClass finalizer", gatewayv1.GatewayClassFinalizerGatewaysExist, c.classes, c.patchClass}
 }
 
-// poolFinalizer is on the pools that vouch for an address of a Gateway.
+// poolFinalizer is on all pools, so that none is gone when an address of it has been given a
+// moment ago. One that is being deleted loses it when it vouches for none of a Gateway.
 func poolFinalizer(c clients) finalizer[*v1alpha1.AddressPool] {
 	return finalizer[*v1alpha1.AddressPool]{"AddressPool finalizer", v1alpha1.AddressPoolFinalizer, c.pools, c.patchPool}
 }
@@ -52,7 +53,7 @@ func finalizerChanges(k *kinds, s *topology.Snapshot, uses map[string]topology.P
 	}
 	var ofPools []*change
 	for name, pool := range s.AddressPools {
-		ofPools = k.poolFinalizer.appendChange(ofPools, pool, uses[name].InUse)
+		ofPools = k.poolFinalizer.appendChange(ofPools, pool, pool.DeletionTimestamp == nil || uses[name].InUse)
 	}
 	return append(changes, sorted(ofPools)...)
 }

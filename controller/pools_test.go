@@ -333,3 +333,38 @@ func TestPoolIsHeldWhileInUse(t *testing.T) {
 		t.Errorf("nobody uses the pool, and it is still there: %v", err)
 	}
 }
+
+// TestLeaderGoesByAllItKnows: what the controller gives depends on what Nodes have, on what
+// the quorum read has told and nobody has seen yet, and on whether everything could be read.
+func TestLeaderGoesByAllItKnows(t *testing.T) {
+	b := poolBench(t)
+	b.put(testNode("without-an-agent", false, "192.0.2.0"))
+	gone := publishing(testGateway("gone", 80), "192.0.2.1")
+	gone.UID, gone.ResourceVersion = "gone", "5000"
+	term, err := beginTerm(b.ctx, func(context.Context, metav1.ListOptions) (*gatewayv1.GatewayList, error) {
+		return &gatewayv1.GatewayList{Items: []gatewayv1.Gateway{*gone}}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.writer.close(b.writer.open(term))
+	b.store.SetPartial(true)
+	b.put(testGateway("first", 81))
+	b.step()
+	if got := b.snapshot.Addresses[types.NamespacedName{Namespace: "default", Name: "first"}]; len(got.Addresses) > 0 {
+		t.Errorf("gives %v while some objects could not be read", got.Addresses)
+	}
+	b.store.SetPartial(false)
+	expectAddress := func(name, want string) {
+		t.Helper()
+		b.settleAll()
+		if a := b.gateway(name).Status.Addresses; len(a) != 1 || a[0].Value != want {
+			t.Errorf("Gateway %s gets %v, want %s", name, a, want)
+		}
+	}
+	expectAddress("first", "192.0.2.2") // .0 is a node's, .1 was given by the leader before
+	late := testGateway("late", 82)
+	b.version = 5000 // later than all that the quorum read told
+	b.put(late)
+	expectAddress("late", "192.0.2.1")
+}

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -44,7 +45,39 @@ func newFakeCore() *kubefake.Clientset {
 		complete(s)
 		return false, nil, nil
 	})
+	// Whatever changes or deletes one has to say which: it may be another one by now.
+	current := func(action clienttesting.Action, name string) (*corev1.Service, error) {
+		o, err := client.Tracker().Get(action.GetResource(), action.GetNamespace(), name)
+		s, _ := o.(*corev1.Service)
+		return s, err
+	}
+	client.PrependReactor("delete", "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		deletion := action.(clienttesting.DeleteActionImpl)
+		s, err := current(action, deletion.Name)
+		if err != nil {
+			return true, nil, err
+		}
+		p := deletion.DeleteOptions.Preconditions
+		if p == nil || p.UID == nil || *p.UID != s.UID || p.ResourceVersion == nil || *p.ResourceVersion != s.ResourceVersion {
+			return true, nil, fmt.Errorf("delete %s with preconditions %+v, want those of %s, version %s", s.Name, p, s.UID, s.ResourceVersion)
+		}
+		return false, nil, nil
+	})
 	client.PrependReactor("patch", "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		patch := action.(clienttesting.PatchActionImpl)
+		if patch.GetPatchType() == types.ApplyPatchType {
+			var sent corev1.Service
+			s, err := current(action, patch.Name)
+			if err == nil {
+				err = json.Unmarshal(patch.Patch, &sent)
+			}
+			if err == nil && sent.UID != s.UID {
+				err = fmt.Errorf("apply %s to UID %q, want %s", patch.Name, sent.UID, s.UID)
+			}
+			if err != nil {
+				return true, nil, err
+			}
+		}
 		_, o, err := clienttesting.ObjectReaction(client.Tracker())(action)
 		s, ok := o.(*corev1.Service)
 		if err != nil || !ok {
