@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
 // TestEvents: each transition is told once, whatever passes follow.
@@ -64,5 +65,28 @@ func TestEventsDoNotPileUp(t *testing.T) {
 	// A few more while the loop ran, at ten per second.
 	if n := len(b.events.take()); n < eventBacklog || n > eventBacklog+500 {
 		t.Errorf("%d of %d Events were sent on, want about %d", n, offered, eventBacklog)
+	}
+}
+
+// TestNoEventOfWhatPasses: a Gateway that waits for us is nothing to tell; that none is left
+// is, also of one that has waited.
+func TestNoEventOfWhatPasses(t *testing.T) {
+	of := func(message string) *metav1.Condition {
+		return &metav1.Condition{Type: programmed, Status: metav1.ConditionFalse, Reason: string(gatewayv1.GatewayReasonAddressNotAssigned), Message: message}
+	}
+	waits, full := of("no IPv4 address could be assigned: "+waitingForLeader), of("no IPv4 address could be assigned: none is left")
+	for _, test := range []struct {
+		name          string
+		before, after *metav1.Condition
+		told          bool
+	}{
+		{"waits", nil, waits, false},
+		{"is full", nil, full, true},
+		{"waited, is full", waits, full, true},
+		{"is full still", full, full, false},
+	} {
+		if e, told := programmedEvent(test.before, test.after); told != test.told {
+			t.Errorf("%s: told %t: %+v", test.name, told, e)
+		}
 	}
 }

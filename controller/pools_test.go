@@ -257,6 +257,27 @@ func TestPoolFinalizer(t *testing.T) {
 	}
 }
 
+// TestPoolIsHeldBeforeItIsUsed: whoever gets the first address of it keeps it, though the pool
+// is deleted in that moment. Without any, it goes at once.
+func TestPoolIsHeldBeforeItIsUsed(t *testing.T) {
+	b := poolBench(t)
+	unused := testPool(1, "198.51.100.0/24")
+	unused.Name = "unused"
+	b.put(unused)
+	b.settleAll()
+	pool, err := b.pools.Get(b.ctx, "unused", metav1.GetOptions{})
+	if err != nil || !slices.Equal(pool.Finalizers, []string{v1alpha1.AddressPoolFinalizer}) {
+		t.Fatalf("finalizers %v, %v", pool.Finalizers, err)
+	}
+	pool.DeletionTimestamp = ptr.To(metav1.NewTime(epoch))
+	b.put(pool)
+	b.step()
+	b.write()
+	if _, err := b.pools.Get(b.ctx, "unused", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the pool is still there: %v", err)
+	}
+}
+
 // TestPoolsForgetNothingWithoutGateways: while the API server does not serve Gateways, or
 // some could not be read, nobody seems to have an address.
 func TestPoolsForgetNothingWithoutGateways(t *testing.T) {
