@@ -315,12 +315,17 @@ func (n *segmentNode) announces(addr netip.Addr) bool {
 	})
 }
 
-// await waits for what takes a few seconds on an idle machine.
-func (s *segment) await(what string, holds func() bool) {
+// await waits for what takes a few seconds on an idle machine; what it ended with is why
+// it did not.
+func (s *segment) await(what string, holds func() error) {
 	s.t.Helper()
-	for deadline := time.Now().Add(40 * time.Second); !holds(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(40 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		err := holds()
+		if err == nil {
+			return
+		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("timed out: %s", what)
+			s.t.Fatalf("timed out: %s: %v", what, err)
 		}
 	}
 }
@@ -329,19 +334,15 @@ func (s *segment) await(what string, holds func() bool) {
 // where an address is.
 func (s *segment) owner(addr netip.Addr, among ...*segmentNode) (at *segmentNode) {
 	s.t.Helper()
-	s.await(fmt.Sprintf("one of the nodes announces %s, and is found", addr), func() bool {
-		at = nil
+	s.await(fmt.Sprintf("one node announces %s, and is found", addr), func() error {
+		var by []string
 		for _, n := range s.nodes {
-			switch {
-			case !n.announces(addr):
-			case at != nil:
-				return false
-			default:
-				at = n
+			if n.announces(addr) {
+				at, by = n, append(by, n.Name())
 			}
 		}
-		if at == nil || len(among) > 0 && !slices.Contains(among, at) {
-			return false
+		if len(by) != 1 || len(among) > 0 && !slices.Contains(among, at) {
+			return fmt.Errorf("announced by %v", by)
 		}
 		_, _ = s.Client.Ask(rules.UDP, netip.AddrPortFrom(addr, 8080), 50*time.Millisecond)
 		mac, err := at.LinkAddress("eth0")
@@ -349,7 +350,10 @@ func (s *segment) owner(addr netip.Addr, among ...*segmentNode) (at *segmentNode
 			s.t.Fatal(err)
 		}
 		out, err := s.Router.Output("ip", "neigh", "show", "to", addr.String())
-		return err == nil && strings.Contains(out, mac.String())
+		if err != nil || !strings.Contains(out, mac.String()) {
+			return fmt.Errorf("the router finds it at %q (%v), %s is at %s", out, err, at.Name(), mac)
+		}
+		return nil
 	})
 	return at
 }
@@ -357,12 +361,19 @@ func (s *segment) owner(addr netip.Addr, among ...*segmentNode) (at *segmentNode
 // nowhere expects that nobody answers for an address: the router says so.
 func (s *segment) nowhere(addr netip.Addr) {
 	s.t.Helper()
-	s.await("nobody reports "+addr.String(), func() bool {
-		return !slices.ContainsFunc(s.nodes, func(n *segmentNode) bool { return n.announces(addr) })
+	s.await("nobody reports "+addr.String(), func() error {
+		if slices.ContainsFunc(s.nodes, func(n *segmentNode) bool { return n.announces(addr) }) {
+			return errors.New("somebody does")
+		}
+		return nil
 	})
-	s.await("the router forgets "+addr.String(), func() bool {
-		_, err := s.Client.Ask(rules.TCP, netip.AddrPortFrom(addr, 8080), 5*time.Second)
-		return errors.Is(err, syscall.EHOSTUNREACH)
+	s.await("the router forgets "+addr.String(), func() error {
+		got, err := s.Client.Ask(rules.TCP, netip.AddrPortFrom(addr, 8080), 5*time.Second)
+		if !errors.Is(err, syscall.EHOSTUNREACH) {
+			neigh, _ := s.Router.Output("ip", "neigh", "show", "to", addr.String())
+			return fmt.Errorf("the client got %+v, %v; the router has %q", got, err, neigh)
+		}
+		return nil
 	})
 }
 
@@ -385,8 +396,11 @@ func TestSegment(t *testing.T) {
 	for _, n := range s.nodes {
 		s.start(n)
 	}
-	s.await("agents have tried", func() bool {
-		return !slices.ContainsFunc(s.nodes, func(n *segmentNode) bool { return n.report().Failing == 0 })
+	s.await("agents have tried", func() error {
+		if slices.ContainsFunc(s.nodes, func(n *segmentNode) bool { return n.report().Failing == 0 }) {
+			return errors.New("not all")
+		}
+		return nil
 	})
 	s.nowhere(inSegment[0])
 	s.nowhere(inSegment[1])
@@ -446,7 +460,12 @@ func TestSegmentHandsOver(t *testing.T) {
 		stopped.process = nil
 		s.owner(addr)
 		opened := load.Opened()
-		s.await("connections are opened", func() bool { return load.Opened() > opened })
+		s.await("connections are opened", func() error {
+			if load.Opened() == opened {
+				return errors.New("none since")
+			}
+			return nil
+		})
 		tally, err := load.Stop()
 		// One connection may have been in progress each time: it does not move with the address.
 		if err != nil || tally.Refused+tally.Silent > 0 || len(tally.Failed) > 2 {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -31,11 +32,9 @@ func TestMainIsolates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, link := range links { // a fresh namespace has lo, and fallback tunnels, which are down
-		if len(links) > 3 || link.Flags&(net.FlagUp|net.FlagLoopback) == net.FlagUp {
-			t.Errorf("tests run in a namespace in use: %v", links)
-			break
-		}
+	inUse := func(l net.Interface) bool { return l.Flags&net.FlagUp != 0 && l.Flags&net.FlagLoopback == 0 }
+	if len(links) > 3 || slices.ContainsFunc(links, inUse) { // a fresh namespace: lo and fallback tunnels
+		t.Errorf("tests run in a namespace in use: %v", links)
 	}
 	var parent, own unix.Stat_t
 	if err := unix.Stat("/proc/self/ns/net", &own); err != nil {
