@@ -358,7 +358,8 @@ func (s *segment) owner(addr netip.Addr, among ...*segmentNode) (at *segmentNode
 	return at
 }
 
-// nowhere expects that nobody answers for an address: the router says so.
+// nowhere expects that nobody answers for an address: the router, which may have known
+// for up to a minute who did, says so when it asks again.
 func (s *segment) nowhere(addr netip.Addr) {
 	s.t.Helper()
 	s.await("nobody reports "+addr.String(), func() error {
@@ -367,7 +368,10 @@ func (s *segment) nowhere(addr netip.Addr) {
 		}
 		return nil
 	})
-	s.await("the router forgets "+addr.String(), func() error {
+	if _, err := s.Router.Output("ip", "neigh", "flush", "to", addr.String()); err != nil {
+		s.t.Fatal(err)
+	}
+	s.await("the router finds nobody at "+addr.String(), func() error {
 		got, err := s.Client.Ask(rules.TCP, netip.AddrPortFrom(addr, 8080), 5*time.Second)
 		if !errors.Is(err, syscall.EHOSTUNREACH) {
 			neigh, _ := s.Router.Output("ip", "neigh", "show", "to", addr.String())
