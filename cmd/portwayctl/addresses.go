@@ -119,7 +119,11 @@ func printAddresses(out io.Writer, s topology.Snapshot, reports []v1alpha1.NodeR
 	for _, name := range slices.Sorted(maps.Keys(graph.Pools)) {
 		for _, addr := range graph.Uses[name].Assigned {
 			slices.Sort(holders[addr])
-			rows = append(rows, addressRow(addr, holders[addr], graph.Pools[name], nodes[addr], now))
+			pool := name
+			if slices.Contains(graph.Uses[name].Retained, addr) {
+				pool += " (retained)"
+			}
+			rows = append(rows, addressRow(addr, holders[addr], pool, graph.Pools[name].Announced.Layer2, nodes[addr], now))
 		}
 	}
 	if _, err := fmt.Fprintln(w, strings.Join(rows, "\n")); err != nil {
@@ -144,19 +148,19 @@ func poolRow(pool *topology.Pool, assigned int) string {
 	return fmt.Sprintf("%s\t%s\t%s\t%d\t%s\t%s", pool.Name, strings.Join(texts, ","), announced, assigned, pool.Source.Status.Available, accepted)
 }
 
-func addressRow(addr netip.Addr, gateways []string, pool *topology.Pool, by []announcer, now time.Time) string {
+func addressRow(addr netip.Addr, gateways []string, pool string, announced bool, by []announcer, now time.Time) string {
 	nodes, since := "-", "-"
 	switch {
-	case len(by) > 0:
-		names := make([]string, 0, len(by))
+	case len(by) > 0: // several while the network is split
+		var names, ages []string
 		for _, a := range by {
-			names = append(names, a.node)
+			names, ages = append(names, a.node), append(ages, duration.HumanDuration(now.Sub(a.since)))
 		}
-		nodes, since = strings.Join(names, ","), duration.HumanDuration(now.Sub(by[0].since))
-	case !pool.Announced.Layer2:
+		nodes, since = strings.Join(names, ","), strings.Join(ages, ",")
+	case !announced:
 		nodes = "all"
 	}
-	return fmt.Sprintf("%s\t%s\t%s\t%s\t%s", addr, strings.Join(gateways, ","), pool.Name, nodes, since)
+	return fmt.Sprintf("%s\t%s\t%s\t%s\t%s", addr, strings.Join(gateways, ","), pool, nodes, since)
 }
 
 // announcersOf returns who announces each address, by the node's name.

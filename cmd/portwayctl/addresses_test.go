@@ -41,7 +41,8 @@ func TestAddresses(t *testing.T) {
 		},
 		Gateways: map[types.NamespacedName]*gatewayv1.Gateway{},
 	}
-	for name, addr := range map[string]string{"dns-tcp": "192.0.2.1", "dns-udp": "192.0.2.1", "lost": "192.0.2.2", "routed": "198.51.100.9", "none": ""} {
+	s.AddressPools["segment"].Status.Retained = []string{"203.0.113.9"}
+	for name, addr := range map[string]string{"dns-tcp": "192.0.2.1", "dns-udp": "192.0.2.1", "lost": "192.0.2.2", "routed": "198.51.100.9", "none": "", "old": "203.0.113.9"} {
 		g := &gatewayv1.Gateway{Spec: gatewayv1.GatewaySpec{GatewayClassName: "portway"}}
 		if addr != "" {
 			g.Status.Addresses = []gatewayv1.GatewayStatusAddress{{Value: addr}}
@@ -55,18 +56,19 @@ func TestAddresses(t *testing.T) {
 		}
 	}
 	var out strings.Builder
-	if err := printAddresses(&out, s, []v1alpha1.NodeReport{report("node-b", time.Hour), report("node-a", 3*time.Minute, "192.0.2.1")}, now); err != nil {
+	if err := printAddresses(&out, s, []v1alpha1.NodeReport{report("node-b", time.Hour, "192.0.2.1", "203.0.113.9"), report("node-a", 3*time.Minute, "192.0.2.1")}, now); err != nil {
 		t.Fatal(err)
 	}
 	const want = `POOL     ADDRESSES        ANNOUNCED  ASSIGNED  AVAILABLE  ACCEPTED
 routed   198.51.100.0/24  by others  1         255        True
-segment  192.0.2.0/29     Layer2     2         5          True
+segment  192.0.2.0/29     Layer2     3         5          True
 zz       192.0.2.7        by others  0                    False (Overlapping)
 
-ADDRESS       GATEWAY                          POOL     NODE    SINCE
-198.51.100.9  default/routed                   routed   all     -
-192.0.2.1     default/dns-tcp,default/dns-udp  segment  node-a  3m
-192.0.2.2     default/lost                     segment  -       -
+ADDRESS       GATEWAY                          POOL                NODE           SINCE
+198.51.100.9  default/routed                   routed              all            -
+192.0.2.1     default/dns-tcp,default/dns-udp  segment             node-a,node-b  3m,60m
+192.0.2.2     default/lost                     segment             -              -
+203.0.113.9   default/old                      segment (retained)  node-b         60m
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
