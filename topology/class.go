@@ -10,9 +10,9 @@ import (
 
 // supportedFeatures is what a class of ours publishes, in alphabetical order as
 // the API demands. The conformance suite infers from it which tests to run, so
-// it names only what is served: no GatewayInfrastructure (what is created
-// carries labels, but in mode LoadBalancer only and in another namespace) and no GatewayStaticAddresses (whoever assigns
-// addresses has to prove that first).
+// it names only what is served and can be shown by it: no GatewayInfrastructure (what is
+// created carries labels, but in mode LoadBalancer only and in another namespace) and no
+// GatewayStaticAddresses (its test has HTTP listeners; TestCluster/static-addresses is ours).
 var supportedFeatures = []features.FeatureName{
 	features.SupportGateway,
 	features.SupportGatewayAddressEmpty,

@@ -75,6 +75,14 @@ TCPRoute default/tcp-app-2
 	}
 }
 
+// TestCheckAddresses: the example of addresses is one that works.
+func TestCheckAddresses(t *testing.T) {
+	code, stdout, stderr := ctl("check", "-f", "../../examples/addresses.yaml")
+	if code != 0 || stderr != "" || !strings.Contains(stdout, "Gateway default/dns at 192.0.2.20, 2001:db8::53\n  Accepted    True  Accepted\n") {
+		t.Errorf("code %d, stderr %q\n%s", code, stderr, stdout)
+	}
+}
+
 func TestCheckYAML(t *testing.T) {
 	code, stdout, stderr := ctl("check", "-f", routes, "-f", backends, "-o", "yaml", "--node-address", "198.51.100.7")
 	if code != 0 || stderr != "" {
