@@ -31,13 +31,27 @@ type plan struct {
 	// was, is served: a new configuration that cannot be programmed leaves the rules before
 	// in place, here and most likely everywhere.
 	proven map[netip.Addr]bool
+
+	node      labels.Set
+	committed map[string]string
+	last      map[netip.Addr]wanted
+	local     bool // endpoints matter
 }
 
-// next returns what is wanted after a pass.
+// next returns what is wanted after a pass. Most passes are for endpoints, which few Gateways
+// care for.
 func (p *plan) next(graph *topology.Graph, forwarder *topology.Forwarder, node labels.Set, results rules.Results) map[netip.Addr]wanted {
+	same := graph == p.graph && maps.Equal(node, p.node) && maps.Equal(results.Committed, p.committed)
+	if same && !p.local {
+		return p.last
+	}
 	if graph != p.graph {
 		p.graph, p.announcements = graph, graph.Announcements()
 	}
+	if !same {
+		p.node, p.committed = node, maps.Clone(results.Committed)
+	}
+	p.local = false
 	all := make(map[netip.Addr]wanted, len(p.announcements))
 	proven := make(map[netip.Addr]bool, len(p.announcements))
 	for addr, a := range p.announcements {
@@ -52,9 +66,10 @@ func (p *plan) next(graph *topology.Graph, forwarder *topology.Forwarder, node l
 		}
 		slices.Sort(w.gateways)
 		w.ready = w.admitted && proven[addr] && forwarder.Serves(addr, a)
+		p.local = p.local || a.NeedsEndpoints()
 		all[addr] = w
 	}
-	p.proven = proven
+	p.proven, p.last = proven, all
 	return all
 }
 

@@ -30,6 +30,9 @@ type localPort struct {
 	port    portKey
 }
 
+// NeedsEndpoints reports whether Forwarder.Serves depends on endpoints.
+func (a *Announcement) NeedsEndpoints() bool { return len(a.local) > 0 }
+
 // Announcements returns what nodes are to answer for, by address.
 func (g *Graph) Announcements() map[netip.Addr]*Announcement {
 	all := map[netip.Addr]*Announcement{}
