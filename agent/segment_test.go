@@ -292,6 +292,19 @@ func (s *segment) start(n *segmentNode) {
 	s.send(n)
 }
 
+// restart starts it again and waits until it watches: what changes between a list and the
+// watch behind it, the fake API server never tells.
+func (s *segment) restart(n *segmentNode) {
+	s.t.Helper()
+	s.start(n)
+	s.await(n.Name()+" is back", func() error {
+		if report := n.report(); report.Gateways != 1 {
+			return fmt.Errorf("it has committed %v", report.Committed)
+		}
+		return nil
+	})
+}
+
 func (s *segment) send(n *segmentNode) {
 	s.t.Helper()
 	if err := json.NewEncoder(n.input).Encode(s.wishes); err != nil {
@@ -434,7 +447,7 @@ func TestSegment(t *testing.T) {
 	s.owner(inSegment[0])
 	s.owner(inSegment[1])
 	s.reaches("pod-1a")
-	s.start(killed)
+	s.restart(killed)
 
 	s.wish(func(w *wishes) { w.Selected = []string{"node-2"} })
 	for _, addr := range inSegment {
@@ -520,7 +533,7 @@ func TestSegmentHandsOver(t *testing.T) {
 		if err != nil || streamed.Lost() > 40 || streamed.Refused > 0 {
 			t.Errorf("%s: of %d datagrams %d were lost and %d refused, %v", addr, streamed.Sent, streamed.Lost(), streamed.Refused, err)
 		}
-		s.start(stopped)
+		s.restart(stopped)
 		s.wish(func(w *wishes) { w.Cordoned = nil })
 	}
 }
