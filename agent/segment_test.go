@@ -377,7 +377,7 @@ func (s *segment) owner(addr netip.Addr, among ...*segmentNode) (at *segmentNode
 		}
 		out, err := s.Router.Output("ip", "neigh", "show", "to", addr.String())
 		if err != nil || !strings.Contains(out, mac.String()) {
-			return fmt.Errorf("the router finds it at %q (%v), %s is at %s", out, err, at.Name(), mac)
+			return fmt.Errorf("the router finds it at %q, %s is at %s: %s", out, at.Name(), mac, fmt.Sprint(err))
 		}
 		return nil
 	})
@@ -401,7 +401,7 @@ func (s *segment) nowhere(addr netip.Addr) {
 		got, err := s.Client.Ask(rules.TCP, netip.AddrPortFrom(addr, 8080), 5*time.Second)
 		if !errors.Is(err, syscall.EHOSTUNREACH) {
 			neigh, _ := s.Router.Output("ip", "neigh", "show", "to", addr.String())
-			return fmt.Errorf("the client got %+v, %v; the router has %q", got, err, neigh)
+			return fmt.Errorf("the client got %+v; the router has %q: %s", got, neigh, fmt.Sprint(err))
 		}
 		return nil
 	})
@@ -413,7 +413,7 @@ func (s *segment) reaches(pod string) {
 		s.await("a client is led to "+pod, func() error { // agents learn of endpoints one after the other
 			got, err := s.Client.Ask(rules.TCP, netip.AddrPortFrom(addr, 8080), 5*time.Second)
 			if err != nil || got.Name != pod {
-				return fmt.Errorf("at %s it got %+v, %v", addr, got, err)
+				return fmt.Errorf("at %s it got %+v: %s", addr, got, fmt.Sprint(err))
 			}
 			return nil
 		})
