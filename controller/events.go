@@ -51,7 +51,7 @@ func gatewayEvents(before, after, _ *gatewayv1.GatewayStatus) []event {
 		events = append(events, e)
 	}
 	events = append(events, becameTrue(before.Conditions, after.Conditions, topology.ConditionImpaired, actionProgram)...)
-	events = append(events, announcerEvents(condition(before.Conditions, topology.ConditionAnnounced), condition(after.Conditions, topology.ConditionAnnounced))...)
+	events = append(events, announcerEvents(before.Conditions, after.Conditions)...)
 	if e, ok := retainedEvent(before.Conditions, after.Conditions); ok {
 		events = append(events, e)
 	}
@@ -113,13 +113,18 @@ func listenerSetEvents(before, after, _ *gatewayv1.ListenerSetStatus) []event {
 }
 
 // announcerEvents: an address has moved to another node, or to none. That a new Gateway
-// is announced is nothing to tell.
-func announcerEvents(before, after *metav1.Condition) []event {
-	if before == nil || after == nil || before.Reason == after.Reason && before.Message == after.Message ||
-		before.Status == metav1.ConditionFalse && before.Reason == topology.ReasonNotAnnounced && after.Status == metav1.ConditionTrue {
+// is announced is nothing to tell: until then the condition is as old as its others.
+func announcerEvents(before, after []metav1.Condition) []event {
+	old, now := condition(before, topology.ConditionAnnounced), condition(after, topology.ConditionAnnounced)
+	if old == nil || now == nil || old.Reason == now.Reason && old.Message == now.Message {
 		return nil
 	}
-	return []event{{after.Reason, actionProgram, fmt.Sprintf("%s; before: %s", after.Message, before.Message)}}
+	accepted := condition(before, string(gatewayv1.GatewayConditionAccepted))
+	isNew := accepted == nil || !accepted.LastTransitionTime.Before(&old.LastTransitionTime)
+	if isNew && old.Reason == topology.ReasonNotAnnounced && now.Status == metav1.ConditionTrue {
+		return nil
+	}
+	return []event{{now.Reason, actionProgram, fmt.Sprintf("%s; before: %s", now.Message, old.Message)}}
 }
 
 // becameTrue: a condition of ours that is absent while nothing is wrong is there.

@@ -7,6 +7,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/topology"
 )
 
 // TestEvents: each transition is told once, whatever passes follow.
@@ -87,6 +89,34 @@ func TestNoEventOfWhatPasses(t *testing.T) {
 	} {
 		if e, told := programmedEvent(test.before, test.after); told != test.told {
 			t.Errorf("%s: told %t: %+v", test.name, told, e)
+		}
+	}
+}
+
+// TestEventsOfAnnouncers: that a new Gateway is announced is nothing to tell; that one is
+// again, after nobody did for a moment, is.
+func TestEventsOfAnnouncers(t *testing.T) {
+	of := func(age time.Duration, status metav1.ConditionStatus, reason string) []metav1.Condition {
+		then := func(ago time.Duration) metav1.Time { return metav1.NewTime(epoch.Add(-ago)) }
+		return []metav1.Condition{
+			{Type: string(gatewayv1.GatewayConditionAccepted), Status: metav1.ConditionTrue, LastTransitionTime: then(time.Hour)},
+			{Type: topology.ConditionAnnounced, Status: status, Reason: reason, Message: reason, LastTransitionTime: then(age)},
+		}
+	}
+	announced := of(0, metav1.ConditionTrue, topology.ReasonAnnounced)
+	for _, test := range []struct {
+		name   string
+		before []metav1.Condition
+		told   int
+	}{
+		{"new, and nobody yet", nil, 0},
+		{"new, and now somebody", of(time.Hour, metav1.ConditionFalse, topology.ReasonNotAnnounced), 0},
+		{"again", of(time.Minute, metav1.ConditionFalse, topology.ReasonNotAnnounced), 1},
+		{"by somebody who is heard of", of(time.Minute, metav1.ConditionUnknown, topology.ReasonAnnouncerUnheard), 1},
+		{"as before", announced, 0},
+	} {
+		if got := announcerEvents(test.before, announced); len(got) != test.told {
+			t.Errorf("%s: %+v", test.name, got)
 		}
 	}
 }

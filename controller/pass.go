@@ -72,6 +72,7 @@ func (c *controller) evaluate(ctx context.Context, now time.Time, decide bool) {
 		c.services = wantedServices(c.graph)
 	}
 	reports := c.prover.reports(c.graph, c.roll.members)
+	reports.Away = c.away()
 	silenceNext := c.silence.tell(now, reports.Silent)
 	reports.Silent = c.silence.told
 	statuses := c.graph.Statuses(reports)

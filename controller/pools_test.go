@@ -389,3 +389,37 @@ func TestLeaderGoesByAllItKnows(t *testing.T) {
 	b.put(late)
 	expectAddress("late", "192.0.2.1")
 }
+
+// TestAnnouncerThatIsLost: a node that is not ready any more, or whose agent is gone, may
+// still answer; whoever says that it does, does.
+func TestAnnouncerThatIsLost(t *testing.T) {
+	b := poolBench(t)
+	pool, err := b.pools.Get(b.ctx, "public", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool.Generation, pool.Spec.Announcement = 2, &v1alpha1.Announcement{Mode: v1alpha1.AnnouncementLayer2}
+	b.put(pool)
+	b.join("b", "10.0.0.2")
+	b.settleAll()
+	says := func(node string) {
+		report := b.report(node, b.graph.Gateways[types.NamespacedName{Namespace: "default", Name: "g"}].Digest)
+		report.Report.Announcing = []v1alpha1.Announced{{Since: metav1.NewTime(epoch), Addresses: []string{"192.0.2.7"}}}
+		b.put(report)
+	}
+	expectAnnounced := func(when, want string) {
+		t.Helper()
+		b.settleAll()
+		c := condition(b.gateway("g").Status.Conditions, topology.ConditionAnnounced)
+		if got := fmt.Sprintf("%s/%s: %s", c.Status, c.Reason, c.Message); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %s, want %s", when, got, want)
+		}
+	}
+	expectAnnounced("nobody", "False/NotAnnounced: ")
+	says("a")
+	expectAnnounced("one", "True/Announced: 192.0.2.7 by a")
+	b.put(testNode("a", false, "10.0.0.1"))
+	expectAnnounced("not ready", "Unknown/AnnouncerUnheard: 192.0.2.7 last by a")
+	says("b")
+	expectAnnounced("taken over", "True/Announced: 192.0.2.7 by b")
+}

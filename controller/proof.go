@@ -94,6 +94,21 @@ func (p *prover) expect(g *topology.Graph) {
 	p.expected, p.missing = e, map[string]gatewaySet{}
 }
 
+// away are the nodes that are not on the roll and have said that they answer for addresses.
+func (c *controller) away() []topology.AwayNode {
+	var all []topology.AwayNode
+	for name, report := range c.fleet.Reports {
+		node := c.fleet.Nodes[name]
+		if node == nil || len(report.Report.Announcing) == 0 || !readable(report) || sinceBoot(node, report) == nil {
+			continue
+		}
+		if !slices.ContainsFunc(c.roll.members, func(m member) bool { return m.name == name && m.counts }) {
+			all = append(all, topology.AwayNode{Node: name, Announces: cluster.Announces(&report.Report)})
+		}
+	}
+	return all
+}
+
 func (p *prover) prove(m member) proof {
 	made := proof{expected: p.expected, report: m.report, silent: m.silent, result: topology.NodeReport{Node: m.name}}
 	result := &made.result

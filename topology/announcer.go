@@ -11,16 +11,23 @@ import (
 type announcers struct {
 	asked bool                    // else nobody knows
 	nodes map[netip.Addr][]string // by address, in order
+	// last are those that said so last and are not heard of any more. They count where
+	// nobody else answers.
+	last map[netip.Addr][]string
 	// conflicts by Gateway, in the order of the nodes.
 	conflicts map[string][]found
 }
 
 func newAnnouncers(r Reports) announcers {
 	nodes := r.Nodes
-	a := announcers{asked: !r.NotEvaluated, nodes: map[netip.Addr][]string{}, conflicts: map[string][]found{}}
+	a := announcers{asked: !r.NotEvaluated, nodes: map[netip.Addr][]string{}, last: map[netip.Addr][]string{}, conflicts: map[string][]found{}}
 	for i := range nodes {
+		by := a.nodes
+		if nodes[i].Unheard != "" {
+			by = a.last
+		}
 		for _, addr := range nodes[i].Announces {
-			a.nodes[addr] = append(a.nodes[addr], nodes[i].Node)
+			by[addr] = append(by[addr], nodes[i].Node)
 		}
 		for _, f := range nodes[i].Findings {
 			if f.Reason == v1alpha1.FindingAddressConflict {
@@ -28,8 +35,15 @@ func newAnnouncers(r Reports) announcers {
 			}
 		}
 	}
-	for _, names := range a.nodes {
-		slices.Sort(names)
+	for _, away := range r.Away {
+		for _, addr := range away.Announces {
+			a.last[addr] = append(a.last[addr], away.Node)
+		}
+	}
+	for _, by := range []map[netip.Addr][]string{a.nodes, a.last} {
+		for _, names := range by {
+			slices.Sort(names)
+		}
 	}
 	for _, list := range a.conflicts {
 		slices.SortFunc(list, compareFound)
@@ -47,7 +61,7 @@ func (a *announcers) ofGateway(g *Gateway) []Condition {
 	for _, addr := range g.Assignment.Addresses {
 		addr = addr.Unmap()
 		if pool := g.Parameters.holder(addr); pool != nil && pool.Announced.Layer2 {
-			list = append(list, announcedBy{addr, a.nodes[addr]})
+			list = append(list, announcedBy{addr, a.nodes[addr], a.last[addr]})
 		}
 	}
 	if len(list) == 0 {
@@ -60,4 +74,5 @@ func (a *announcers) ofGateway(g *Gateway) []Condition {
 type announcedBy struct {
 	addr  netip.Addr
 	nodes []string
+	last  []string // that said so, and are not heard of any more
 }

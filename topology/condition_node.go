@@ -28,6 +28,9 @@ const (
 	ReasonAnnounced    = "Announced"
 	// ReasonNotAnnounced: no node answers for an address.
 	ReasonNotAnnounced = "NotAnnounced"
+	// ReasonAnnouncerUnheard (Unknown): who answered last for an address is not heard of
+	// any more, and nobody else says that it answers. It may still do.
+	ReasonAnnouncerUnheard = "AnnouncerUnheard"
 )
 
 // foundLength is to how many bytes a node's message is cut: three are shown.
@@ -75,23 +78,28 @@ func nodePortTaken(l *Listener, service types.NamespacedName) fault {
 
 // announcedCondition reads "192.0.2.7 by node-a, 2001:db8::7 by node-b".
 func announcedCondition(list []announcedBy, conflicts []found) Condition {
-	var by, missing []string
+	var by, missing, unheard []string
 	for _, a := range list {
 		switch {
-		case len(a.nodes) == 0:
-			missing = append(missing, a.addr.String())
-		default:
+		case len(a.nodes) > 0:
 			by = append(by, fmt.Sprintf("%s by %s", a.addr, atMost(3, a.nodes)))
+		case len(a.last) > 0:
+			unheard = append(unheard, fmt.Sprintf("%s last by %s", a.addr, atMost(3, a.last)))
+		default:
+			missing = append(missing, a.addr.String())
 		}
 	}
 	switch {
+	case len(missing) == 0 && len(unheard) > 0:
+		return newCondition(ConditionAnnounced, metav1.ConditionUnknown, ReasonAnnouncerUnheard,
+			strings.Join(append(by, unheard...), ", ")+": not heard of any more, so it may still answer, and no other node says that it does")
 	case len(missing) == 0:
 		return newCondition(ConditionAnnounced, metav1.ConditionTrue, ReasonAnnounced, strings.Join(by, ", "))
 	case len(conflicts) > 0:
-		return newCondition(ConditionAnnounced, metav1.ConditionFalse, v1alpha1.FindingAddressConflict, strings.Join(append(by, listFound(conflicts)), "; "))
+		return newCondition(ConditionAnnounced, metav1.ConditionFalse, v1alpha1.FindingAddressConflict, strings.Join(append(append(by, unheard...), listFound(conflicts)), "; "))
 	default:
-		return newCondition(ConditionAnnounced, metav1.ConditionFalse, ReasonNotAnnounced, strings.Join(append(by, fmt.Sprintf(
-			"no node announces %s: none is ready that serves it, has an interface in its network, is selected by the AddressPool's announcement and, with externalTrafficPolicy Local, has an endpoint; see the NodeReports",
+		return newCondition(ConditionAnnounced, metav1.ConditionFalse, ReasonNotAnnounced, strings.Join(append(append(by, unheard...), fmt.Sprintf(
+			"no node announces %s: a stranger has it, or no node is ready that serves it, has an interface in its network, is selected by the AddressPool's announcement and, with externalTrafficPolicy Local, has an endpoint; see the NodeReports",
 			atMost(4, missing))), "; "))
 	}
 }

@@ -47,6 +47,7 @@ type testAssignment struct {
 type testReports struct {
 	NotEvaluated bool       `json:"notEvaluated"`
 	Nodes        []testNode `json:"nodes"`
+	Away         []testNode `json:"away"` // what they announce
 }
 
 type testNode struct {
@@ -55,6 +56,7 @@ type testNode struct {
 	Error     string       `json:"error"`
 	Findings  []Finding    `json:"findings"`
 	Announces []netip.Addr `json:"announces"`
+	Unheard   string       `json:"unheard"`
 }
 
 // readManifest reads a multi-document manifest, strictly, so that a misspelt
@@ -160,7 +162,7 @@ func (c testConfig) reports(g *Graph) Reports {
 	}
 	reports := Reports{NotEvaluated: given.NotEvaluated}
 	for _, node := range given.Nodes {
-		report := NodeReport{Node: node.Node, Findings: node.Findings, Announces: node.Announces, Committed: map[types.NamespacedName]string{}, Errors: map[types.NamespacedName]string{}}
+		report := NodeReport{Node: node.Node, Findings: node.Findings, Announces: node.Announces, Unheard: node.Unheard, Committed: map[types.NamespacedName]string{}, Errors: map[types.NamespacedName]string{}}
 		for key, gateway := range g.Gateways {
 			report.Committed[key] = gateway.Digest
 			if node.Behind {
@@ -169,6 +171,9 @@ func (c testConfig) reports(g *Graph) Reports {
 			}
 		}
 		reports.Nodes = append(reports.Nodes, report)
+	}
+	for _, node := range given.Away {
+		reports.Away = append(reports.Away, AwayNode{node.Node, node.Announces})
 	}
 	return reports
 }

@@ -38,6 +38,7 @@ pool     Accepted False Overlapping
 gateway  portway.dev/Impaired True PacketForwarding
 gateway  portway.dev/Announced True Announced
 gateway  portway.dev/Announced False NotAnnounced
+gateway  portway.dev/Announced Unknown AnnouncerUnheard
 gateway  portway.dev/Announced False AddressConflict
 listener Accepted True Accepted
 listener Accepted False UnsupportedProtocol

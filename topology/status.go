@@ -32,6 +32,15 @@ type Reports struct {
 	// Silent names, in order, those of Nodes whose agent is not heard of: their rules
 	// stand, but nobody looks after them.
 	Silent []string
+	// Away are nodes that are not ready, or no longer run an agent, in any order. They may
+	// still answer for addresses: a node that the API server has lost keeps them.
+	Away []AwayNode
+}
+
+// AwayNode is what a node said before it was lost.
+type AwayNode struct {
+	Node      string
+	Announces []netip.Addr
 }
 
 // NodeReport is what one node has proven.
