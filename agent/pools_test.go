@@ -106,6 +106,7 @@ func (b *clusterBench) createPooled() *v1alpha1.AddressPool {
 	web, err := c.gateway.GatewayV1().Gateways("default").Get(ctx, "web", metav1.GetOptions{})
 	must(web, err)
 	web.Status.Addresses = []gatewayv1.GatewayStatusAddress{{Value: "203.0.113.7"}, {Value: "8.8.8.8"}}
+	web.Status.Conditions = []metav1.Condition{{Type: topology.ConditionAddressMode, Status: metav1.ConditionTrue, Reason: "Pool"}}
 	must(c.gateway.GatewayV1().Gateways("default").UpdateStatus(ctx, web, metav1.UpdateOptions{}))
 	return pool
 }

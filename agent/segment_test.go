@@ -28,6 +28,7 @@ import (
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/internal/netns"
 	"github.com/portway-dev/portway/rules"
+	"github.com/portway-dev/portway/topology"
 )
 
 // asAgent set to a segmentConfig makes the test binary the agent of a node: sockets that
@@ -150,6 +151,7 @@ func (c *fakeCluster) createSegment(t *testing.T, given segmentConfig) {
 	web, err := c.gateway.GatewayV1().Gateways("default").Get(ctx, "web", metav1.GetOptions{})
 	must(web, err)
 	web.Status.Addresses = nil
+	web.Status.Conditions = []metav1.Condition{{Type: topology.ConditionAddressMode, Status: metav1.ConditionTrue, Reason: "Pool"}}
 	for _, addr := range inSegment {
 		web.Status.Addresses = append(web.Status.Addresses, gatewayv1.GatewayStatusAddress{Value: addr.String()})
 	}

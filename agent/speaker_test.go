@@ -445,6 +445,7 @@ func TestPlan(t *testing.T) {
 		gateway := &gatewayv1.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}}
 		gateway.Spec.GatewayClassName = "portway"
 		gateway.Spec.Listeners = []gatewayv1.Listener{{Name: "l", Protocol: gatewayv1.TCPProtocolType, Port: port}}
+		gateway.Status.Conditions = []metav1.Condition{{Type: topology.ConditionAddressMode, Status: metav1.ConditionTrue, Reason: "Pool"}}
 		for _, address := range addresses {
 			gateway.Status.Addresses = append(gateway.Status.Addresses, gatewayv1.GatewayStatusAddress{Value: address})
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -179,6 +180,7 @@ func TestAssignedOfPools(t *testing.T) {
 	}
 	s := objects.Snapshot
 	s.Gateways[key("gw")].Status.Addresses = []gatewayv1.GatewayStatusAddress{{Value: "192.0.2.7"}, {Value: "8.8.8.8"}, {Value: "198.51.100.1"}}
+	s.Gateways[key("gw")].Status.Conditions = []metav1.Condition{{Type: topology.ConditionAddressMode, Status: metav1.ConditionTrue, Reason: "Pool"}}
 	s.AddressPools["public"].Status.Retained = []string{"198.51.100.0/24"}
 	got := Assigned(topology.Resolve(*s, topology.DefaultConfig()))
 	want := map[types.NamespacedName]topology.Assignment{

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/gateway-api/pkg/consts"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
+	"github.com/portway-dev/portway/topology"
 )
 
 // The functions of this file make objects as small as what is made of them.
@@ -82,13 +83,24 @@ func (t trimmer) gatewayClass(c *gatewayv1.GatewayClass) Object {
 	return c
 }
 
-// gateway keeps the addresses of the status: they are what agents are told.
+// gateway keeps of the status, for an agent, the addresses and the record of where they
+// are from: they are what agents are told.
 func (t trimmer) gateway(g *gatewayv1.Gateway) Object {
 	t.metaWithFields(g)
 	if !t.statuses {
-		g.Status = gatewayv1.GatewayStatus{Addresses: g.Status.Addresses}
+		g.Status = gatewayv1.GatewayStatus{Addresses: g.Status.Addresses, Conditions: addressMode(g.Status.Conditions)}
 	}
 	return g
+}
+
+// addressMode keeps of a Gateway's conditions what topology.RecordedMode reads.
+func addressMode(conditions []metav1.Condition) []metav1.Condition {
+	for i := range conditions {
+		if c := &conditions[i]; c.Type == topology.ConditionAddressMode {
+			return []metav1.Condition{{Type: c.Type, Status: c.Status, Reason: c.Reason}}
+		}
+	}
+	return nil
 }
 
 func (t trimmer) listenerSet(s *gatewayv1.ListenerSet) Object {

@@ -3,6 +3,7 @@ package cluster
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -65,9 +66,10 @@ func TestTrimSizes(t *testing.T) {
 	}{
 		"Gateway": {
 			object: &gatewayv1.Gateway{ObjectMeta: big("g"), Status: gatewayv1.GatewayStatus{
-				Conditions: conditions, Addresses: []gatewayv1.GatewayStatusAddress{{Value: "192.0.2.1"}},
+				Conditions: append(slices.Clone(conditions), metav1.Condition{Type: topology.ConditionAddressMode, Status: metav1.ConditionTrue, Reason: "Pool", Message: strings.Repeat("m", 100)}),
+				Addresses:  []gatewayv1.GatewayStatusAddress{{Value: "192.0.2.1"}},
 			}},
-			agent: 300, controller: 1100, keepsInTheFirst: "192.0.2.1", notEvenInTheSecond: "last-applied", controllerHasStatus: true,
+			agent: 400, controller: 1400, keepsInTheFirst: `"reason":"Pool"`, notEvenInTheSecond: "last-applied", controllerHasStatus: true,
 		},
 		"GatewayClass": {
 			object: &gatewayv1.GatewayClass{ObjectMeta: big("c"), Status: gatewayv1.GatewayClassStatus{Conditions: conditions}},

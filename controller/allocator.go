@@ -85,7 +85,9 @@ func (a *allocator) assign(r *topology.Resolution, t *term, complete bool) map[t
 		}
 	}
 	for _, p := range ours {
-		now.keep(p, p.Published)
+		if p.Recorded == v1alpha1.AddressModePool {
+			now.keep(p, p.Published)
+		}
 	}
 	for _, p := range ours {
 		now.request(p)
@@ -101,7 +103,7 @@ func (a *allocator) assign(r *topology.Resolution, t *term, complete bool) map[t
 	for _, p := range ours {
 		addresses := slices.SortedFunc(slices.Values(now.has[p]), netip.Addr.Compare) // IPv4 first
 		assigned[p.Key] = topology.Assignment{Addresses: addresses, Message: now.refused[p]}
-		if t != nil && !sameAddresses(addresses, p.Published) {
+		if seen := sameAddresses(addresses, p.Published) && (len(addresses) == 0 || p.Recorded == v1alpha1.AddressModePool); t != nil && !seen {
 			given[p.Key] = holding{p.Gateway.UID, addresses}
 		}
 	}
@@ -109,9 +111,10 @@ func (a *allocator) assign(r *topology.Resolution, t *term, complete bool) map[t
 	return assigned
 }
 
-// unseen are those addresses of a Gateway that its status, as known here, does not show.
+// unseen are those addresses of a Gateway of which its status, as known here, does not show
+// that it has them of a pool.
 func unseen(p *topology.Parameters, held []netip.Addr) []netip.Addr {
-	return slices.DeleteFunc(slices.Clone(held), func(addr netip.Addr) bool { return slices.Contains(p.Published, addr) })
+	return slices.DeleteFunc(slices.Clone(held), func(addr netip.Addr) bool { return slices.Contains(p.Published, addr) && p.Keeps(addr) })
 }
 
 // held returns what was given to a Gateway in this term and is not seen yet.
@@ -122,10 +125,10 @@ func (a *allocator) held(p *topology.Parameters) []netip.Addr {
 	return nil
 }
 
-// keep lets a Gateway keep what it has, as far as its spec still wants it.
+// keep lets a Gateway keep what a pool gave it, as far as its spec still wants it.
 func (now *allocation) keep(p *topology.Parameters, held []netip.Addr) {
 	for _, addr := range held {
-		if p.Keeps(addr) && (p.Frozen || slices.Contains(p.Requested, addr)) {
+		if p.Vouched(addr) && (p.Frozen || slices.Contains(p.Requested, addr)) {
 			now.take(addr, p)
 		}
 	}
@@ -133,7 +136,7 @@ func (now *allocation) keep(p *topology.Parameters, held []netip.Addr) {
 		return
 	}
 	for _, addr := range held {
-		if p.Keeps(addr) && wants(p, now.has[p], addr) {
+		if p.Vouched(addr) && wants(p, now.has[p], addr) {
 			now.take(addr, p)
 		}
 	}
@@ -269,7 +272,7 @@ func (now *allocation) take(addr netip.Addr, p *topology.Parameters) bool {
 	if len(now.has[p]) >= maxAddresses || slices.ContainsFunc(holders, func(other *topology.Parameters) bool { return !p.Shares(other) }) {
 		return false
 	}
-	if len(holders) == 0 && now.term.blocks(addr) && !slices.Contains(p.Published, addr) {
+	if len(holders) == 0 && now.term.blocks(addr) && !p.Keeps(addr) {
 		return false
 	}
 	now.holders[addr] = append(holders, p)

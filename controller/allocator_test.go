@@ -85,6 +85,13 @@ func publish(g *gatewayv1.Gateway, addresses []netip.Addr) {
 	for _, addr := range addresses {
 		g.Status.Addresses = append(g.Status.Addresses, gatewayv1.GatewayStatusAddress{Type: ptr.To(gatewayv1.IPAddressType), Value: addr.String()})
 	}
+	record(g)
+}
+
+// record says that the addresses of the status are of pools.
+func record(g *gatewayv1.Gateway) *gatewayv1.Gateway {
+	g.Status.Conditions = []metav1.Condition{{Type: topology.ConditionAddressMode, Status: metav1.ConditionTrue, Reason: string(v1alpha1.AddressModePool)}}
+	return g
 }
 
 // gives is what an allocator that leads gives, a line for each Gateway.
@@ -234,6 +241,52 @@ func TestAllocateOnlyWhatIsHeld(t *testing.T) {
 			expect(t, "given", map[string]string{"default/any": waits, "default/wants": waits}, gives(newAllocator(), b))
 		})
 	}
+}
+
+// TestAllocateAnewAfterTheNodes: whoever had the addresses of nodes, or those of a load
+// balancer, gets others when its class is one of pools, and does not take along those of a
+// pool that covers them; nor does a new leader see it so.
+func TestAllocateAnewAfterTheNodes(t *testing.T) {
+	b := newAllocatorBench()
+	b.pool("a", "192.0.2.0/29")
+	before := b.gateway("default", "g")
+	publish(before, addrs("192.0.2.1", "192.0.2.2"))
+	before.Status.Conditions = nil
+	asks := b.gateway("default", "asks", "192.0.2.1")
+	asks.Status = before.Status
+	balanced := b.gateway("default", "balanced")
+	publish(balanced, addrs("192.0.2.6"))
+	balanced.Status.Conditions[0].Reason = string(v1alpha1.AddressModeLoadBalancer)
+	a := newAllocator()
+	a.nodes = addressesOfNodes(map[string]*corev1.Node{"n1": testNode("n1", true, "192.0.2.1"), "n2": testNode("n2", true, "192.0.2.2")})
+	list := func(context.Context, metav1.ListOptions) (*gatewayv1.GatewayList, error) {
+		return &gatewayv1.GatewayList{Items: []gatewayv1.Gateway{*before, *asks, *balanced}}, nil
+	}
+	term, err := beginTerm(t.Context(), list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"default/g": "192.0.2.0", "default/balanced": "192.0.2.3",
+		"default/asks": "(192.0.2.1 is an address of Node n1 itself; choose another, and take it out of the AddressPool)",
+	}
+	expect(t, "given", want, lines(a.assign(b.resolve(), term, true)))
+	expect(t, "before it is seen", want, lines(a.assign(b.resolve(), term, true)))
+}
+
+// TestAllocateRemembersUntilRecorded: the status may show the same address from before,
+// when it was a node's. Until it says that a pool gave it, that is remembered.
+func TestAllocateRemembersUntilRecorded(t *testing.T) {
+	b := newAllocatorBench()
+	b.pool("a", "192.0.2.1-192.0.2.2")
+	g := b.gateway("default", "g")
+	publish(g, addrs("192.0.2.1"))
+	g.Status.Conditions = nil
+	a := newAllocator()
+	expect(t, "given", map[string]string{"default/g": "192.0.2.1"}, gives(a, b))
+	older := b.gateway("default", "older")
+	older.CreationTimestamp = metav1.NewTime(epoch)
+	expect(t, "before it is seen", map[string]string{"default/g": "192.0.2.1", "default/older": "192.0.2.2"}, gives(a, b))
 }
 
 // TestAllocateShared: the same label in one namespace shares, and nothing else does.

@@ -114,7 +114,7 @@ func poolBench(t *testing.T) *testbench {
 		}},
 	}, testEdge(), testPool(1, "192.0.2.0/24"))
 	b.join("a", "10.0.0.1")
-	b.put(publishing(testGateway("g", 80), "192.0.2.7"))
+	b.put(record(publishing(testGateway("g", 80), "192.0.2.7")))
 	b.settleAll()
 	b.prove("a")
 	b.settleAll()
@@ -360,7 +360,7 @@ func TestPoolIsHeldWhileInUse(t *testing.T) {
 func TestLeaderGoesByAllItKnows(t *testing.T) {
 	b := poolBench(t)
 	b.put(testNode("without-an-agent", false, "192.0.2.0"))
-	gone := publishing(testGateway("gone", 80), "192.0.2.1")
+	gone := record(publishing(testGateway("gone", 80), "192.0.2.1"))
 	gone.UID, gone.ResourceVersion = "gone", "5000"
 	term, err := beginTerm(b.ctx, func(context.Context, metav1.ListOptions) (*gatewayv1.GatewayList, error) {
 		return &gatewayv1.GatewayList{Items: []gatewayv1.Gateway{*gone}}, nil

@@ -16,6 +16,7 @@ import (
 // generation and what else it says anew is the other's.
 const wroteAll = `{"f:status":{"f:addresses":{},"f:attachedListenerSets":{},
  "f:conditions":{"k:{\"type\":\"Accepted\"}":{".":{},"f:type":{},"f:status":{},"f:reason":{}},
+                 "k:{\"type\":\"portway.dev/AddressMode\"}":{".":{},"f:type":{},"f:status":{},"f:observedGeneration":{}},
                  "k:{\"type\":\"Programmed\"}":{".":{},"f:type":{},"f:status":{},"f:observedGeneration":{}}},
  "f:listeners":{"k:{\"name\":\"p80\"}":{".":{},"f:name":{},"f:attachedRoutes":{},
    "f:conditions":{"k:{\"type\":\"Accepted\"}":{"f:observedGeneration":{}},"k:{\"type\":\"Programmed\"}":{"f:observedGeneration":{}},"k:{\"type\":\"ResolvedRefs\"}":{"f:observedGeneration":{}}}}}}}`
@@ -40,8 +41,9 @@ func TestGatewayOfAnotherClassLosesWhatWeWrote(t *testing.T) {
 	away.ManagedFields = writtenBy(cluster.FieldManager, wroteAll)
 	taken := condition(away.Status.Conditions, "Accepted")
 	taken.ObservedGeneration = away.Generation
+	mode := record(testGateway("recorded", 80)).Status.Conditions[0]
 	kept := metav1.Condition{Type: "example.com/Foreign", Status: metav1.ConditionTrue, Reason: "Foreign", LastTransitionTime: metav1.NewTime(epoch)}
-	away.Status.Conditions = append(away.Status.Conditions, kept)
+	away.Status.Conditions = append(away.Status.Conditions, kept, mode)
 	want := gatewayv1.GatewayStatus{Conditions: []metav1.Condition{*taken, kept}}
 	b.put(away)
 	b.settleAll()

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/topology"
 )
 
@@ -23,7 +24,7 @@ type term struct {
 	taken  map[netip.Addr]bool // of those that are not known here yet
 }
 
-// given is what a Gateway had when the term began.
+// given is what a Gateway had of pools when the term began.
 type given struct {
 	holding
 	version string // of the Gateway
@@ -41,7 +42,7 @@ func beginTerm(ctx context.Context, list func(context.Context, metav1.ListOption
 		}
 		for i := range page.Items {
 			g := &page.Items[i]
-			if addresses := topology.PublishedAddresses(g); len(addresses) > 0 {
+			if addresses := topology.PublishedAddresses(g); len(addresses) > 0 && topology.RecordedMode(g) == v1alpha1.AddressModePool {
 				t.before[keyOf(g)] = given{holding{g.UID, addresses}, g.ResourceVersion}
 			}
 		}
@@ -77,7 +78,7 @@ func notOlder(a, b string) bool {
 	return err == nil && order >= 0
 }
 
-// held returns what a Gateway had when the term began.
+// held returns what a Gateway had of pools when the term began.
 func (t *term) held(p *topology.Parameters) []netip.Addr {
 	if before, ok := t.before[p.Key]; ok && before.uid == p.Gateway.UID {
 		return before.addresses

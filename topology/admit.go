@@ -66,10 +66,16 @@ func (p *Parameters) asksFor(addr netip.Addr) bool {
 	return len(p.Families) == 0 || slices.Contains(p.Families, FamilyOf(addr)) || slices.Contains(p.Requested, addr)
 }
 
-// Keeps reports whether the Gateway keeps an address that it has, in mode Pool: some
-// pool can say that it was offered. A status alone proves nothing, as it may be from
-// another controller.
-func (p *Parameters) Keeps(addr netip.Addr) bool { return p.holder(addr) != nil }
+// Keeps reports whether an address that the status shows is one that the Gateway keeps in
+// mode Pool: it got it in that mode, and some pool can say that it was offered. Neither
+// is enough: a pool may hold what a node has, and a status may be from another controller.
+func (p *Parameters) Keeps(addr netip.Addr) bool {
+	return p.Recorded == v1alpha1.AddressModePool && slices.Contains(p.Published, addr) && p.Vouched(addr)
+}
+
+// Vouched reports whether some pool can say that an address was offered. Whose it is, and
+// whether a pool gave it, is for others to say.
+func (p *Parameters) Vouched(addr netip.Addr) bool { return p.holder(addr) != nil }
 
 // holder returns the pool that an address is of, or was; nil for none.
 func (p *Parameters) holder(addr netip.Addr) *Pool { return p.of.holder(addr) }
@@ -140,6 +146,9 @@ func (p *Parameters) Kept() Assignment {
 		return p.LoadBalancer.assignment()
 	}
 	kept := Assignment{NodeMode: p.Mode == v1alpha1.AddressModeNode}
+	if p.Recorded != p.Mode {
+		return kept // it is to get others
+	}
 	for _, addr := range p.Published {
 		if p.Mode != v1alpha1.AddressModePool || p.Keeps(addr) {
 			kept.Addresses = append(kept.Addresses, addr)

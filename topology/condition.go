@@ -45,6 +45,7 @@ func (f fault) condition(kind string) Condition {
 func (g *Graph) setConditions() {
 	for _, gateway := range g.Gateways {
 		gateway.Conditions = []Condition{gateway.acceptedCondition()}
+		gateway.Conditions = append(gateway.Conditions, gateway.record()...)
 		if retained := gateway.retentions(); len(retained) > 0 {
 			gateway.Conditions = append(gateway.Conditions, gateway.retainedCondition(retained))
 		}

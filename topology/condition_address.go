@@ -18,6 +18,10 @@ import (
 
 // Conditions that have to do with where Gateways are reached.
 const (
+	// ConditionAddressMode is ours, and the record of where a Gateway's addresses are
+	// from: True while it has addresses that are not those of nodes, its reason is the
+	// AddressMode. What reads addresses goes by it (RecordedMode). Absent otherwise.
+	ConditionAddressMode = "portway.dev/AddressMode"
 	// ConditionAddressRetained is ours: a Gateway has addresses that it would not get
 	// again. They are served as before. Absent otherwise.
 	ConditionAddressRetained = "portway.dev/AddressRetained"
@@ -254,6 +258,11 @@ func (p *Parameters) retained(r retention) string {
 	default:
 		return fmt.Sprintf("%s is of AddressPool %s, which this Gateway may not use any more", r.addr, r.pool.Name)
 	}
+}
+
+// addressMode says where the addresses of a Gateway are from.
+func addressMode(mode v1alpha1.AddressMode, origin string) Condition {
+	return newCondition(ConditionAddressMode, metav1.ConditionTrue, mode, "its addresses are of "+origin)
 }
 
 func indexed(field string, index int) string { return fmt.Sprintf("%s[%d]", field, index) }

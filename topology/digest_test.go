@@ -91,7 +91,7 @@ func digestPool(s Snapshot, addresses v1alpha1.AddressRange) {
 	s.GatewayClasses["portway"].Spec.ParametersRef = &gatewayv1.ParametersReference{
 		Group: v1alpha1.GroupName, Kind: KindGatewayParameters, Namespace: ptr.To[gatewayv1.Namespace]("default"), Name: "pool",
 	}
-	s.Gateways[digestKey].Status.Addresses = []gatewayv1.GatewayStatusAddress{{Value: "192.0.2.1"}}
+	has(s.Gateways[digestKey], v1alpha1.AddressModePool, "192.0.2.1")
 	s.Addresses[digestKey] = Resolve(s, DefaultConfig()).Gateways[digestKey].Kept()
 }
 

@@ -177,6 +177,9 @@ func (c *choices) gateway(g *gatewayv1.Gateway) {
 	for range c.of(3) {
 		g.Status.Addresses = append(g.Status.Addresses, gatewayv1.GatewayStatusAddress{Value: pick(c, "192.0.2.1", "192.0.2.255", "2001:db8::1", "10.0.0.1", "nonsense")})
 	}
+	if mode := pick(c, "", "Pool", "LoadBalancer", "Nonsense"); mode != "" {
+		g.Status.Conditions = []metav1.Condition{{Type: ConditionAddressMode, Status: pick(c, metav1.ConditionTrue, metav1.ConditionFalse), Reason: mode}}
+	}
 	if from := c.from(); from != nil {
 		g.Spec.AllowedListeners = &gatewayv1.AllowedListeners{Namespaces: &gatewayv1.ListenerNamespaces{From: from, Selector: c.selector()}}
 	}

@@ -137,8 +137,11 @@ func (l *Listener) nodePort() uint16 {
 func (r *Resolution) orphans() []*corev1.Service {
 	needed := map[types.NamespacedName]bool{}
 	for _, p := range r.Gateways {
-		if p.LoadBalancer != nil && p.LoadBalancer.Source != nil {
+		switch {
+		case p.LoadBalancer != nil:
 			needed[p.LoadBalancer.Key] = true
+		case p.Frozen: // nobody knows what it is to have
+			needed[r.loadBalancer(p).Key] = true
 		}
 	}
 	var orphans []*corev1.Service

@@ -27,6 +27,8 @@ gateway  Programmed False Pending
 gateway  Programmed False NoResources
 gateway  Programmed False Invalid
 gateway  Programmed Unknown Pending
+gateway  portway.dev/AddressMode True Pool
+gateway  portway.dev/AddressMode True LoadBalancer
 gateway  portway.dev/AddressRetained True OutsidePool
 gateway  portway.dev/AddressRetained True PoolDeleting
 gateway  portway.dev/AddressRetained True NotPermitted

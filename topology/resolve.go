@@ -65,7 +65,8 @@ type Parameters struct {
 	Key     types.NamespacedName
 	Mode    v1alpha1.AddressMode
 	// Frozen: the parameters of the class or of the Gateway are missing or invalid. It
-	// keeps what it has, and gets nothing. Mode is then what its addresses speak for.
+	// keeps what it has, and gets nothing. Mode is then that in which it got its
+	// addresses.
 	Frozen bool
 	// Families it has addresses of. Empty: as said for GatewayParameters.spec.ipFamilies.
 	Families []corev1.IPFamily
@@ -85,6 +86,8 @@ type Parameters struct {
 	AnyWillDo bool
 	// Published are the addresses that the status shows, at most 16.
 	Published []netip.Addr
+	// Recorded is the mode in which they were given, empty where there are none.
+	Recorded v1alpha1.AddressMode
 
 	of       *Resolution
 	class    *GatewayClass
@@ -178,7 +181,7 @@ func (p *Parameters) readAddresses() {
 			p.Requested = append(p.Requested, addr.Unmap())
 		}
 	}
-	p.Published = PublishedAddresses(p.Gateway)
+	p.Published, p.Recorded = PublishedAddresses(p.Gateway), RecordedMode(p.Gateway)
 }
 
 // PublishedAddresses returns the addresses that a Gateway's status shows, at most 16.
@@ -195,7 +198,7 @@ func PublishedAddresses(g *gatewayv1.Gateway) []netip.Addr {
 
 // settleMode finds the mode that the addresses speak for: of a Gateway whose parameters
 // are not known, those it has; else those it asks for, if all are of another mode that
-// the class permits. Nodes are not looked at, as agents know only their own.
+// the class permits.
 func (p *Parameters) settleMode() {
 	const node, pool = v1alpha1.AddressModeNode, v1alpha1.AddressModePool
 	asks := len(p.Requested) > 0 && len(p.Requested) == len(p.Gateway.Spec.Addresses)
@@ -221,11 +224,13 @@ func (p *Parameters) settleMode() {
 	}
 }
 
-// frozenMode is the mode that what a Gateway has speaks for.
+// frozenMode is the mode in which a Gateway got what it has: its addresses, or the Service
+// that waits for some. Never another one, whatever pools have come to hold: in mode Node
+// ports of the nodes are not to be had, and in the others every node serves every address.
 func (p *Parameters) frozenMode() v1alpha1.AddressMode {
 	switch {
-	case slices.ContainsFunc(p.Published, p.Keeps):
-		return v1alpha1.AddressModePool
+	case p.Recorded != "":
+		return p.Recorded
 	case p.of.loadBalancer(p).Source != nil:
 		return v1alpha1.AddressModeLoadBalancer
 	default:
@@ -233,10 +238,13 @@ func (p *Parameters) frozenMode() v1alpha1.AddressMode {
 	}
 }
 
-// inside reports whether an address is, or was, of a pool that the Gateway may use.
+// inside reports whether an address is, or was, of a pool that the Gateway may use. What
+// it has got otherwise is not, even where a pool covers it by now.
 func (p *Parameters) inside(addr netip.Addr) bool {
-	return slices.ContainsFunc(p.entitled.usable, func(pool *Pool) bool { return pool.Held.Contains(addr) }) ||
-		slices.Contains(p.Published, addr) && p.Keeps(addr)
+	if slices.Contains(p.Published, addr) {
+		return p.Keeps(addr)
+	}
+	return slices.ContainsFunc(p.entitled.usable, func(pool *Pool) bool { return pool.Held.Contains(addr) })
 }
 
 func (p *Parameters) outside(addr netip.Addr) bool { return !p.inside(addr) }

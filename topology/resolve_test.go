@@ -89,10 +89,8 @@ func TestTenantTakesNothingThatIsNotOffered(t *testing.T) {
 			}}
 		}
 	}
-	has := func(value string) func(*gatewayv1.Gateway, Snapshot) {
-		return func(g *gatewayv1.Gateway, _ Snapshot) {
-			g.Status.Addresses = []gatewayv1.GatewayStatusAddress{{Value: value}}
-		}
+	shows := func(mode v1alpha1.AddressMode, value string) func(*gatewayv1.Gateway, Snapshot) {
+		return func(g *gatewayv1.Gateway, _ Snapshot) { has(g, mode, value) }
 	}
 	everything := &v1alpha1.PermittedParameters{
 		Modes: []v1alpha1.AddressMode{"Node", "Pool", "LoadBalancer"}, Pools: []string{"reserved", "of-blue", "going"},
@@ -117,8 +115,15 @@ func TestTenantTakesNothingThatIsNotOffered(t *testing.T) {
 		"the nodes":                                  chooses("red", v1alpha1.GatewayParametersSpec{Mode: "Node", Permitted: everything}),
 		"a load balancer":                            chooses("red", v1alpha1.GatewayParametersSpec{Mode: "LoadBalancer", Permitted: everything}),
 		"parameters elsewhere":                       chooses("blue", v1alpha1.GatewayParametersSpec{Pool: "of-blue"}),
-		"what another controller gave, of no pool":   has("8.8.8.8"),
-		"what another controller gave, not accepted": has("192.0.2.77"),
+		"what another controller gave, of no pool":   shows("Pool", "8.8.8.8"),
+		"what another controller gave, not accepted": shows("Pool", "192.0.2.77"),
+		"what it had of a node, which a pool covers": shows("Node", "192.0.2.1"),
+		"the same, as its parameters are gone": func(g *gatewayv1.Gateway, s Snapshot) {
+			has(g, v1alpha1.AddressModeNode, "198.51.100.7")
+			chooses("red", v1alpha1.GatewayParametersSpec{})(g, s)
+			clear(s.GatewayParameters)
+		},
+		"what a load balancer gave it, and a pool has": shows("LoadBalancer", "192.0.2.1"),
 		"a class of the nodes, for an address of a pool": func(g *gatewayv1.Gateway, s Snapshot) {
 			g.Spec.GatewayClassName = "nodes"
 			asks("192.0.2.1")(g, s)
@@ -326,7 +331,7 @@ func BenchmarkResolve(b *testing.B) {
 	for i := range 5000 {
 		gateway := &gatewayv1.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprint("ns", i%100), Name: fmt.Sprint("gw", i)}}
 		gateway.Spec.GatewayClassName = "portway"
-		gateway.Status.Addresses = []gatewayv1.GatewayStatusAddress{{Value: fmt.Sprintf("10.%d.%d.%d", i%20, i/256%64, i%256)}}
+		has(gateway, v1alpha1.AddressModePool, fmt.Sprintf("10.%d.%d.%d", i%20, i/256%64, i%256))
 		putObject(snapshot.Gateways, gateway)
 	}
 	for b.Loop() {

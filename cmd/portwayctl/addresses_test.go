@@ -46,6 +46,7 @@ func TestAddresses(t *testing.T) {
 		g := &gatewayv1.Gateway{Spec: gatewayv1.GatewaySpec{GatewayClassName: "portway"}}
 		if addr != "" {
 			g.Status.Addresses = []gatewayv1.GatewayStatusAddress{{Value: addr}}
+			g.Status.Conditions = []metav1.Condition{{Type: topology.ConditionAddressMode, Status: metav1.ConditionTrue, Reason: "Pool"}}
 		}
 		s.Gateways[types.NamespacedName{Namespace: "default", Name: name}] = g
 	}
