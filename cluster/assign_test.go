@@ -50,7 +50,7 @@ func TestAssign(t *testing.T) {
 		"some requested":  {node, []gatewayv1.GatewaySpecAddress{ip("2001:DB8:0::1"), ip("192.0.2.1")}, []netip.Addr{node[0], node[2]}, has},
 		"not of the node": {node, []gatewayv1.GatewaySpecAddress{ip("192.0.2.9")}, nil, has},
 		"any requested":   {node, []gatewayv1.GatewaySpecAddress{ip("")}, node, has},
-		"host name":       {node, []gatewayv1.GatewaySpecAddress{host}, nil, has},
+		"host name":       {node, []gatewayv1.GatewaySpecAddress{host}, nil, ""},
 		"no address":      {nil, nil, nil, "this node has no address; give it one, or name one with --node-address"},
 	}
 	for name, test := range tests {

@@ -125,18 +125,11 @@ func (a *allocator) held(p *topology.Parameters) []netip.Addr {
 	return nil
 }
 
-// keep lets a Gateway keep what a pool gave it, as far as its spec still wants it.
+// keep lets a Gateway keep what a pool gave it. What its spec wants no more goes once it
+// has what the spec wants.
 func (now *allocation) keep(p *topology.Parameters, held []netip.Addr) {
 	for _, addr := range held {
-		if p.Vouched(addr) && (p.Frozen || slices.Contains(p.Requested, addr)) {
-			now.take(addr, p)
-		}
-	}
-	if p.Frozen || !p.AnyWillDo {
-		return
-	}
-	for _, addr := range held {
-		if p.Vouched(addr) && wants(p, now.has[p], addr) {
+		if p.Vouched(addr) {
 			now.take(addr, p)
 		}
 	}
@@ -147,7 +140,7 @@ func (now *allocation) keep(p *topology.Parameters, held []netip.Addr) {
 func wants(p *topology.Parameters, has []netip.Addr, addr netip.Addr) bool {
 	family := topology.FamilyOf(addr)
 	switch {
-	case slices.ContainsFunc(has, func(other netip.Addr) bool { return topology.FamilyOf(other) == family }):
+	case !p.AnyWillDo, slices.ContainsFunc(has, func(other netip.Addr) bool { return topology.FamilyOf(other) == family }):
 		return false
 	case len(p.Families) == 0:
 		return len(has) == 0
@@ -156,13 +149,14 @@ func wants(p *topology.Parameters, has []netip.Addr, addr netip.Addr) bool {
 	}
 }
 
-// request gives a Gateway the addresses that it names.
+// request gives a Gateway the addresses that it names, and takes what it has besides once
+// it has all of them: by a typing mistake nobody loses anything.
 func (now *allocation) request(p *topology.Parameters) {
 	if p.Frozen {
 		return
 	}
 	for _, addr := range p.Requested {
-		if slices.Contains(now.has[p], addr) || len(now.has[p]) >= maxAddresses {
+		if slices.Contains(now.has[p], addr) {
 			continue
 		}
 		switch pool, why := p.Admits(addr); {
@@ -174,14 +168,32 @@ func (now *allocation) request(p *topology.Parameters) {
 			now.refuse(p, waitingForPool(pool))
 		case now.nodes[addr] != "":
 			now.refuse(p, addressOfNode(addr, now.nodes[addr]))
-		case !now.take(addr, p):
+		case !now.free(addr, p):
 			now.refuse(p, addressInUse(addr))
+		default:
+			now.makeRoom(p)
+			now.take(addr, p)
 		}
 	}
-	if !p.AnyWillDo {
+	if p.Answered(now.has[p]) {
+		now.release(p, wants)
+	}
+}
+
+// makeRoom gives up an address that a Gateway does not name if it has all that it can have.
+func (now *allocation) makeRoom(p *topology.Parameters) {
+	if len(now.has[p]) < maxAddresses {
 		return
 	}
-	// What it did not name, and has no more use for besides what it named, goes.
+	spared := 0
+	now.release(p, func(*topology.Parameters, []netip.Addr, netip.Addr) bool {
+		spared++
+		return spared > 1
+	})
+}
+
+// release takes from a Gateway what it does not name and is not to keep besides.
+func (now *allocation) release(p *topology.Parameters, keeps func(p *topology.Parameters, has []netip.Addr, addr netip.Addr) bool) {
 	var has []netip.Addr
 	named := func(addr netip.Addr) bool { return slices.Contains(p.Requested, addr) }
 	for _, addr := range now.has[p] {
@@ -190,7 +202,7 @@ func (now *allocation) request(p *topology.Parameters) {
 		}
 	}
 	for _, addr := range slices.DeleteFunc(slices.Clone(now.has[p]), named) {
-		if wants(p, has, addr) {
+		if keeps(p, has, addr) {
 			has = append(has, addr)
 		} else {
 			now.holders[addr] = slices.DeleteFunc(now.holders[addr], func(other *topology.Parameters) bool { return other == p })
@@ -269,10 +281,7 @@ func (now *allocation) take(addr netip.Addr, p *topology.Parameters) bool {
 	if slices.Contains(holders, p) {
 		return true
 	}
-	if len(now.has[p]) >= maxAddresses || slices.ContainsFunc(holders, func(other *topology.Parameters) bool { return !p.Shares(other) }) {
-		return false
-	}
-	if len(holders) == 0 && now.term.blocks(addr) && !p.Keeps(addr) {
+	if len(now.has[p]) >= maxAddresses || !now.free(addr, p) {
 		return false
 	}
 	now.holders[addr] = append(holders, p)
@@ -281,6 +290,15 @@ func (now *allocation) take(addr netip.Addr, p *topology.Parameters) bool {
 		now.shared[key] = append(now.shared[key], p)
 	}
 	return true
+}
+
+// free reports whether nobody has an address who does not share it with the Gateway.
+func (now *allocation) free(addr netip.Addr, p *topology.Parameters) bool {
+	holders := now.holders[addr]
+	if slices.ContainsFunc(holders, func(other *topology.Parameters) bool { return !p.Shares(other) }) {
+		return false
+	}
+	return len(holders) > 0 || !now.term.blocks(addr) || p.Keeps(addr)
 }
 
 func (now *allocation) refuse(p *topology.Parameters, why string) {

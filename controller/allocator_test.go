@@ -289,6 +289,60 @@ func TestAllocateRemembersUntilRecorded(t *testing.T) {
 	expect(t, "before it is seen", map[string]string{"default/g": "192.0.2.1", "default/older": "192.0.2.2"}, gives(a, b))
 }
 
+// TestAllocateBadInputCostsNothing: who asks for what it cannot have keeps what it has until
+// it has what it asks for; nobody else gets it meanwhile.
+func TestAllocateBadInputCostsNothing(t *testing.T) {
+	b := newAllocatorBench()
+	b.pool("a", "192.0.2.0-192.0.2.31")
+	g := b.gateway("default", "g")
+	b.gateway("default", "wants", "192.0.2.0")
+	b.gateway("other", "any")
+	a := newAllocator()
+	publish(g, addrs("192.0.2.0"))
+	entries := func(kind gatewayv1.AddressType, values ...string) []gatewayv1.GatewaySpecAddress {
+		var list []gatewayv1.GatewaySpecAddress
+		for _, value := range values {
+			list = append(list, gatewayv1.GatewaySpecAddress{Type: &kind, Value: value})
+		}
+		return list
+	}
+	ip, hostname := gatewayv1.IPAddressType, gatewayv1.HostnameAddressType
+	for _, step := range []struct {
+		what  string
+		asks  []gatewayv1.GatewaySpecAddress
+		want  string
+		gives bool // what it had is free
+	}{
+		{"another type", entries(hostname, "gw"), "192.0.2.0", false},
+		{"another type, and a value that it could have", append(entries(ip, "192.0.2.9"), entries(hostname, "gw")...), "192.0.2.0", false},
+		{"a value of no pool", entries(ip, "8.8.8.8"), "192.0.2.0", false},
+		{"no value", entries(ip, "192.0.2.300"), "192.0.2.0", false},
+		{"one that it can have, one of no pool", entries(ip, "192.0.2.9", "8.8.8.8"), "192.0.2.0 192.0.2.9", false},
+		{"one that it can have", entries(ip, "192.0.2.9"), "192.0.2.9", true},
+	} {
+		g.Spec.Addresses = step.asks
+		assigned := lines(a.assign(b.resolve(), &term{}, true))
+		got, _, _ := strings.Cut(assigned["default/g"], " (")
+		if got != step.want || assigned["other/any"] != "192.0.2.1" {
+			t.Errorf("%s: %v", step.what, assigned)
+		}
+		publish(g, addrs(strings.Fields(got)...))
+		if got := lines(a.assign(b.resolve(), &term{}, true))["default/wants"]; (got == "192.0.2.0") != step.gives {
+			t.Errorf("%s: who waits for what it had gets %q", step.what, got)
+		}
+	}
+	var before, after []string
+	for i := range 16 {
+		before, after = append(before, fmt.Sprint("192.0.2.", 2+i)), append(after, fmt.Sprint("192.0.2.", 31-i))
+	}
+	slices.Reverse(after)
+	publish(g, addrs(before...))
+	g.Spec.Addresses = entries(ip, after...)
+	clear(b.Gateways)
+	b.Gateways[keyOf(g)] = g
+	expect(t, "as many as it can have, all of them others", map[string]string{"default/g": strings.Join(after, " ")}, gives(newAllocator(), b))
+}
+
 // TestAllocateShared: the same label in one namespace shares, and nothing else does.
 func TestAllocateShared(t *testing.T) {
 	b := newAllocatorBench()

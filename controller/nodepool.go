@@ -142,6 +142,19 @@ func (m *member) requestable() []netip.Addr {
 	return reported
 }
 
+// requestable are the addresses that any node can serve for a Gateway that asks for them.
+func requestable(members []member) map[netip.Addr]bool {
+	found := make(map[netip.Addr]bool, len(members))
+	for i := range members {
+		if members[i].counts {
+			for _, addr := range members[i].requestable() {
+				found[addr] = true
+			}
+		}
+	}
+	return found
+}
+
 // reported are the addresses at which the agent says that it serves Gateways.
 func (m *member) reported() (addresses []netip.Addr, known bool) {
 	if !readable(m.report) {

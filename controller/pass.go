@@ -55,6 +55,10 @@ func (c *controller) take(update cluster.Update) (decide bool) {
 
 // evaluate goes from what is known to what is to be written.
 func (c *controller) evaluate(ctx context.Context, now time.Time, decide bool) {
+	c.snapshot.NodeAddresses = nil
+	if len(c.snapshot.AddressPools) > 0 {
+		c.snapshot.NodeAddresses = requestable(c.roll.members)
+	}
 	resolution := topology.Resolve(c.snapshot, c.config.Topology)
 	if c.term != nil {
 		c.term.catchUp(c.snapshot.Gateways)

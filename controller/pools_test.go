@@ -231,6 +231,33 @@ func TestPoolStatuses(t *testing.T) {
 	}
 }
 
+// TestFromAPoolToANode: a Gateway that asks for the address of a node instead gets it, and
+// one that nobody has leaves it where it is.
+func TestFromAPoolToANode(t *testing.T) {
+	b := poolBench(t)
+	edge := testEdge()
+	edge.Spec.Permitted = &v1alpha1.PermittedParameters{Modes: []v1alpha1.AddressMode{v1alpha1.AddressModeNode}}
+	b.put(edge)
+	asks := func(value string) *gatewayv1.Gateway {
+		t.Helper()
+		g := b.gateway("g").DeepCopy()
+		g.Spec.Addresses = []gatewayv1.GatewaySpecAddress{{Value: value}}
+		g.Generation++
+		b.put(g)
+		b.settleAll()
+		return b.gateway("g")
+	}
+	for _, step := range []struct {
+		asks, has string
+		mode      v1alpha1.AddressMode
+	}{{"10.0.0.9", "192.0.2.7", "Pool"}, {"10.0.0.1", "10.0.0.1", "Node"}} {
+		g := asks(step.asks)
+		if got := topology.RecordedMode(g); got != step.mode || len(g.Status.Addresses) != 1 || g.Status.Addresses[0].Value != step.has {
+			t.Errorf("asks for %s: mode %s at %v, %s", step.asks, got, g.Status.Addresses, b.programmed("g"))
+		}
+	}
+}
+
 // TestPoolFinalizer: a pool stays until no Gateway has an address of it, and is no obstacle
 // to anybody before.
 func TestPoolFinalizer(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 )
@@ -121,7 +122,7 @@ func (g *Gateway) retentions() []retention {
 		addr = addr.Unmap()
 		r := retention{addr: addr, pool: p.holder(addr)}
 		switch {
-		case p.Frozen:
+		case !p.known:
 			r.reason = ReasonInvalidParameters
 		case p.Mode != v1alpha1.AddressModePool:
 		case r.pool == nil || !r.pool.Set.Contains(addr):
@@ -155,6 +156,22 @@ func (p *Parameters) Kept() Assignment {
 		}
 	}
 	return kept
+}
+
+// Answered reports whether a Gateway that has these addresses has all that it names. As
+// long as it has not, what it has stays its own: a typing mistake gives nothing up.
+func (p *Parameters) Answered(has []netip.Addr) bool { return p.refused(has) < 0 }
+
+// refused returns the index of the first entry of spec.addresses that is none of these
+// addresses, -1 without one.
+func (p *Parameters) refused(has []netip.Addr) int {
+	return slices.IndexFunc(p.Gateway.Spec.Addresses, func(requested gatewayv1.GatewaySpecAddress) bool {
+		if requested.Value == "" {
+			return false
+		}
+		addr, err := netip.ParseAddr(requested.Value)
+		return err != nil || !slices.ContainsFunc(has, func(assigned netip.Addr) bool { return assigned.Unmap() == addr.Unmap() })
+	})
 }
 
 // Wants returns the families of which the Gateway, in mode Pool, is to get an address

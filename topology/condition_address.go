@@ -162,6 +162,9 @@ func (p *Parameters) parametersInvalid() string {
 	if !p.class.Accepted {
 		return fmt.Sprintf("GatewayClass %s is not accepted (%s; see its status)", p.class.Source.Name, p.class.fault.reason)
 	}
+	if p.known {
+		return "spec.addresses is invalid, see condition Accepted"
+	}
 	return "its parameters are invalid, see condition Accepted"
 }
 

@@ -70,7 +70,7 @@ func (lb *LoadBalancer) retentions(p *Parameters) []retention {
 	if lb.Source == nil || len(lb.addresses)+len(lb.hostnames) == 0 {
 		return nil
 	}
-	if p.Frozen {
+	if !p.known {
 		return []retention{{reason: ReasonInvalidParameters}}
 	}
 	var found []retention

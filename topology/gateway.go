@@ -1,7 +1,6 @@
 package topology
 
 import (
-	"net/netip"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -32,17 +31,23 @@ func (r *Resolution) gateways(assigned map[types.NamespacedName]Assignment) []*G
 }
 
 // gatewayFault finds what rejects a Gateway whatever its listeners are. Without valid
-// parameters nobody knows where it is to be reached; but one that has addresses is
+// parameters, or with an address that cannot be one, nobody knows where it is to be reached; but one that has addresses is
 // reached there, and an object that somebody deletes must not end that. The API is
 // silent on classes that are no longer accepted, beyond that they are templates.
 func gatewayFault(p *Parameters) fault {
-	if p.Frozen && p.Kept().empty() {
-		if p.fault.exists() {
-			return p.fault
-		}
+	switch {
+	case !p.Frozen || !p.Kept().empty():
+		return fault{}
+	case !p.class.Accepted:
 		return classNotAccepted(p.class)
+	default:
+		return p.fault
 	}
-	for i, address := range p.Gateway.Spec.Addresses {
+}
+
+// addressTypeFault finds an entry of spec.addresses of a type that is not served.
+func addressTypeFault(g *gatewayv1.Gateway) fault {
+	for i, address := range g.Spec.Addresses {
 		if kind := ptr.Deref(address.Type, gatewayv1.IPAddressType); kind != gatewayv1.IPAddressType {
 			return addressTypeUnsupported(i, kind)
 		}
@@ -69,17 +74,7 @@ func (g *Gateway) admitOwn(bound *bindings) {
 // unusableAddress returns the index of the first spec.addresses entry that asks
 // for an address the Gateway was not assigned, -1 without one. An empty value
 // asks for any address.
-func (g *Gateway) unusableAddress() int {
-	return slices.IndexFunc(g.Source.Spec.Addresses, func(requested gatewayv1.GatewaySpecAddress) bool {
-		if requested.Value == "" {
-			return false
-		}
-		addr, err := netip.ParseAddr(requested.Value)
-		return err != nil || !slices.ContainsFunc(g.Assignment.Addresses, func(assigned netip.Addr) bool {
-			return assigned.Unmap() == addr.Unmap()
-		})
-	})
-}
+func (g *Gateway) unusableAddress() int { return g.Parameters.refused(g.Assignment.Addresses) }
 
 // lacksAddress: there is none, or none of a family that was asked for.
 func (g *Gateway) lacksAddress() bool {

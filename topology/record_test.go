@@ -2,6 +2,7 @@ package topology
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -68,6 +69,11 @@ func (b *recordBench) asks(values ...string) {
 	for _, value := range values {
 		b.gateway.Spec.Addresses = append(b.gateway.Spec.Addresses, gatewayv1.GatewaySpecAddress{Value: value})
 	}
+}
+
+// asksHostname adds an entry of a type that is not served.
+func (b *recordBench) asksHostname() {
+	b.gateway.Spec.Addresses = append(b.gateway.Spec.Addresses, gatewayv1.GatewaySpecAddress{Type: ptr.To(gatewayv1.HostnameAddressType), Value: "gw.example.com"})
 }
 
 // tenantErrs refers to parameters that do not exist.
@@ -170,13 +176,82 @@ func TestRecordDecides(t *testing.T) {
 			b.asks("192.0.2.1")
 			return b
 		}, "Pool [192.0.2.1] rejected []"},
+		{"of a pool, by value, and the class permits that no more", func() *recordBench {
+			b := newRecordBench(node)
+			has(b.gateway, pool, "192.0.2.1")
+			b.asks("192.0.2.1")
+			return b
+		}, "Pool [192.0.2.1] rejected [] retained NotPermitted"},
+		{"and names others, too", func() *recordBench {
+			b := newRecordBench(node)
+			has(b.gateway, pool, "192.0.2.1")
+			b.asks("192.0.2.1", "8.8.8.8", "")
+			return b
+		}, "Pool [192.0.2.1] rejected [] retained NotPermitted"},
+		{"and names none any more", func() *recordBench {
+			b := newRecordBench(node, pool)
+			has(b.gateway, pool, "192.0.2.1")
+			b.asks("")
+			return b
+		}, "Node [] rejected [api]"},
+		{"of a pool, by value, and another type", func() *recordBench {
+			b := newRecordBench(node, pool)
+			has(b.gateway, pool, "192.0.2.1")
+			b.asks("192.0.2.1")
+			b.asksHostname()
+			return b
+		}, "Pool [192.0.2.1] rejected [] UnsupportedAddress"},
+		{"of a pool, and another type", func() *recordBench {
+			b := newRecordBench(pool)
+			has(b.gateway, pool, "192.0.2.1")
+			b.asksHostname()
+			return b
+		}, "Pool [192.0.2.1] rejected [] UnsupportedAddress"},
+		{"of nodes, and another type", func() *recordBench {
+			b := newRecordBench(pool, node)
+			has(b.gateway, node, "192.0.2.11")
+			b.asks("192.0.2.11")
+			b.asksHostname()
+			return b
+		}, "Node [192.0.2.11] rejected [api] UnsupportedAddress"},
+		{"new, and another type", func() *recordBench {
+			b := newRecordBench(pool)
+			b.asksHostname()
+			return b
+		}, "Node [] rejected [api web] UnsupportedAddress"},
+		{"of a pool, by value, and a typing mistake", func() *recordBench {
+			b := newRecordBench(node, pool)
+			has(b.gateway, pool, "192.0.2.1")
+			b.asks("192.0.20.1")
+			return b
+		}, "Pool [192.0.2.1] rejected []"},
+		{"the same, where nodes are known", func() *recordBench {
+			b := newRecordBench(pool, node)
+			has(b.gateway, pool, "192.0.2.1")
+			b.asks("198.51.100.1", "192.0.20.1")
+			b.NodeAddresses = map[netip.Addr]bool{netip.MustParseAddr("198.51.100.1"): true}
+			return b
+		}, "Pool [192.0.2.1] rejected []"},
+		{"of a pool, and asks for what nodes have", func() *recordBench {
+			b := newRecordBench(pool, node)
+			has(b.gateway, pool, "192.0.2.1")
+			b.asks("198.51.100.1")
+			b.NodeAddresses = map[netip.Addr]bool{netip.MustParseAddr("198.51.100.1"): true}
+			return b
+		}, "Node [] rejected [api]"},
+		{"of a pool, and asks for what nodes have, where nodes are not known", func() *recordBench {
+			b := newRecordBench(pool, node)
+			has(b.gateway, pool, "192.0.2.1")
+			b.asks("198.51.100.1")
+			return b
+		}, "Pool [192.0.2.1] rejected []"},
 		{"of a pool, by value, and retained without a pool to use", func() *recordBench {
 			b := newRecordBench(pool, node)
 			has(b.gateway, pool, "192.0.2.1")
 			b.asks("192.0.2.1")
 			b.AddressPools["public"].Spec.AutoAssign = ptr.To(false)
 			return b
-		}, "Pool [192.0.2.1] rejected []"},
+		}, "Pool [192.0.2.1] rejected [] retained NotPermitted"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -190,7 +265,16 @@ func TestRecordDecides(t *testing.T) {
 					rejected = append(rejected, string(l.Name))
 				}
 			}
-			if got := fmt.Sprintf("%s %v rejected %v", p.Mode, p.Kept().Addresses, rejected); got != tt.want {
+			got := fmt.Sprintf("%s %v rejected %v", p.Mode, p.Kept().Addresses, rejected)
+			for _, c := range graph.Gateways[p.Key].Conditions {
+				switch {
+				case c.Type == ConditionAddressRetained && c.Reason != ReasonInvalidParameters:
+					got += " retained " + c.Reason
+				case c.Reason == "UnsupportedAddress":
+					got += " " + c.Reason
+				}
+			}
+			if got != tt.want {
 				t.Errorf("%s, want %s", got, tt.want)
 			}
 			if len(graph.Orphans) > 0 && strings.Contains(tt.name, "missing") {

@@ -64,9 +64,9 @@ type Parameters struct {
 	Gateway *gatewayv1.Gateway
 	Key     types.NamespacedName
 	Mode    v1alpha1.AddressMode
-	// Frozen: the parameters of the class or of the Gateway are missing or invalid. It
-	// keeps what it has, and gets nothing. Mode is then that in which it got its
-	// addresses.
+	// Frozen: the parameters of the class or of the Gateway are missing or invalid, or
+	// spec.addresses has a type that there is not. It keeps what it has, and gets
+	// nothing. Mode is then that in which it got its addresses.
 	Frozen bool
 	// Families it has addresses of. Empty: as said for GatewayParameters.spec.ipFamilies.
 	Families []corev1.IPFamily
@@ -92,7 +92,8 @@ type Parameters struct {
 	of       *Resolution
 	class    *GatewayClass
 	own      *choice // nil: none, or not to be followed
-	fault    fault   // of its own parameters
+	fault    fault   // of its own parameters, else of a type in spec.addresses
+	known    bool    // the parameters are
 	entitled *entitlement
 }
 
@@ -110,14 +111,18 @@ func newParameters(r *Resolution, source *gatewayv1.Gateway, key types.Namespace
 	p := &Parameters{
 		Gateway: source, Key: key, Mode: t.mode, Families: t.spec.IPFamilies, Nodes: t.nodes,
 		NodeAddressType: t.spec.NodeAddressType, LoadBalancerClass: t.spec.LoadBalancerClass,
-		of: r, class: class, Frozen: !class.Accepted,
+		of: r, class: class,
 	}
 	p.readAddresses()
 	infrastructure := ptr.Deref(source.Spec.Infrastructure, gatewayv1.GatewayInfrastructure{})
 	if ref := infrastructure.ParametersRef; ref != nil && class.Accepted {
 		p.choose(ref, all)
 	}
-	p.Frozen = p.Frozen || p.fault.exists()
+	p.known = class.Accepted && !p.fault.exists()
+	if !p.fault.exists() {
+		p.fault = addressTypeFault(source)
+	}
+	p.Frozen = !p.known || p.fault.exists()
 	return p
 }
 
@@ -197,20 +202,14 @@ func PublishedAddresses(g *gatewayv1.Gateway) []netip.Addr {
 }
 
 // settleMode finds the mode that the addresses speak for: of a Gateway whose parameters
-// are not known, those it has; else those it asks for, if all are of another mode that
-// the class permits.
+// are not known, those it has; else those it asks for.
 func (p *Parameters) settleMode() {
-	const node, pool = v1alpha1.AddressModeNode, v1alpha1.AddressModePool
-	asks := len(p.Requested) > 0 && len(p.Requested) == len(p.Gateway.Spec.Addresses)
-	switch {
-	case p.Frozen:
+	if p.Frozen {
 		p.Mode = p.frozenMode()
-	case p.Mode == node && asks && slices.Contains(p.class.terms.modes, pool) && !slices.ContainsFunc(p.Requested, p.outside):
-		p.Mode = pool
-	case p.Mode == pool && asks && slices.Contains(p.class.terms.modes, node) && !slices.ContainsFunc(p.Requested, p.inside):
-		p.Mode = node
+	} else {
+		p.Mode = p.requestedMode()
 	}
-	if p.Mode != node || p.Frozen {
+	if p.Mode != v1alpha1.AddressModeNode || p.Frozen {
 		p.Nodes, p.NodeAddressType = nil, ""
 	}
 	if p.Mode == v1alpha1.AddressModeLoadBalancer {
@@ -222,6 +221,40 @@ func (p *Parameters) settleMode() {
 	if p.Frozen {
 		p.Families = nil
 	}
+}
+
+// requestedMode is the mode that spec.addresses speaks for: another one than that of the
+// parameters if all are of that, and the class permits it. A Gateway that has addresses
+// of pools stays there until all that it asks for are others: a typing mistake is not to
+// cost it what it has, and neither is a class that permits mode Pool no more.
+func (p *Parameters) requestedMode() v1alpha1.AddressMode {
+	const node, pool = v1alpha1.AddressModeNode, v1alpha1.AddressModePool
+	permits := func(mode v1alpha1.AddressMode) bool { return slices.Contains(p.class.terms.modes, mode) }
+	asks := len(p.Requested) > 0 && len(p.Requested) == len(p.Gateway.Spec.Addresses)
+	pooled := slices.ContainsFunc(p.Published, p.Keeps) && (permits(pool) || slices.ContainsFunc(p.Requested, p.Keeps))
+	switch {
+	case p.Mode != node && p.Mode != pool, !p.namesAddresses():
+		return p.Mode
+	case pooled && asks && permits(node) && !slices.ContainsFunc(p.Requested, p.ofNoNode):
+		return node
+	case pooled:
+		return pool
+	case asks && p.Mode == node && permits(pool) && !slices.ContainsFunc(p.Requested, p.outside):
+		return pool
+	case asks && p.Mode == pool && permits(node) && !slices.ContainsFunc(p.Requested, p.inside):
+		return node
+	}
+	return p.Mode
+}
+
+// ofNoNode: the address is of a pool, or no node is known to have it.
+func (p *Parameters) ofNoNode(addr netip.Addr) bool {
+	return p.inside(addr) || !p.of.snapshot.NodeAddresses[addr]
+}
+
+// namesAddresses: spec.addresses has an entry that is not only "any".
+func (p *Parameters) namesAddresses() bool {
+	return slices.ContainsFunc(p.Gateway.Spec.Addresses, func(entry gatewayv1.GatewaySpecAddress) bool { return entry.Value != "" })
 }
 
 // frozenMode is the mode in which a Gateway got what it has: its addresses, or the Service
@@ -268,7 +301,7 @@ type entitlementKey struct {
 // entitle finds the pools that the Gateway may use: none with parameters that are not
 // known, or of a class that does not permit mode Pool.
 func (p *Parameters) entitle(found map[entitlementKey]*entitlement) {
-	if p.Frozen || !slices.Contains(p.class.terms.modes, v1alpha1.AddressModePool) {
+	if !p.known || !slices.Contains(p.class.terms.modes, v1alpha1.AddressModePool) {
 		p.entitled = &entitlement{}
 		return
 	}

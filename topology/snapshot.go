@@ -39,6 +39,10 @@ type Snapshot struct {
 	// input: whoever assigns them publishes them, everyone else reads them.
 	Addresses map[types.NamespacedName]Assignment
 
+	// NodeAddresses are those at which nodes serve Gateways, for whoever knows all nodes;
+	// nil for others, who see by the status what was concluded from them.
+	NodeAddresses map[netip.Addr]bool
+
 	// CRDVersions holds, per Gateway API CRD in the cluster, the value of its
 	// gateway.networking.k8s.io/bundle-version annotation, empty where the
 	// annotation is missing. Nil when nobody looked (YAML files): the
