@@ -293,6 +293,7 @@ func (a *agent) publish(ctx context.Context, results rules.Results, err error) {
 		addresses: a.current,
 		findings:  a.found(ctx),
 	}
+	withhold(&v.report, a.forwarder.Withheld())
 	if a.speaker != nil {
 		findings, announcing := a.speaker.list()
 		v.findings, v.announcing = append(v.findings, findings...), announcing

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
+	"github.com/portway-dev/portway/internal/ports"
 	"github.com/portway-dev/portway/topology"
 )
 
@@ -20,27 +22,7 @@ import (
 // has committed.
 func TestClusterServesNodePorts(t *testing.T) {
 	const namespace = "edge-system"
-	prepare := func(b *clusterBench) {
-		ctx, c := b.t.Context(), b.cluster
-		b.options.Namespace = namespace
-		c.createGuide(b.t)
-		parameters := &v1alpha1.GatewayParameters{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "edge"}}
-		parameters.Spec.Mode = v1alpha1.AddressModeLoadBalancer
-		if _, err := c.own.parameters("default").Create(ctx, parameters, metav1.CreateOptions{}); err != nil {
-			b.t.Fatal(err)
-		}
-		class, err := c.gateway.GatewayV1().GatewayClasses().Get(ctx, "portway", metav1.GetOptions{})
-		if err != nil {
-			b.t.Fatal(err)
-		}
-		class.Spec.ParametersRef = &gatewayv1.ParametersReference{
-			Group: v1alpha1.GroupName, Kind: topology.KindGatewayParameters, Namespace: ptr.To(gatewayv1.Namespace("default")), Name: "edge",
-		}
-		if _, err := c.gateway.GatewayV1().GatewayClasses().Update(ctx, class, metav1.UpdateOptions{}); err != nil {
-			b.t.Fatal(err)
-		}
-	}
-	inCluster(t, prepare, func(b *clusterBench) {
+	inCluster(t, func(b *clusterBench) { b.createBalanced(namespace) }, func(b *clusterBench) {
 		serves := func(when, want string) (digest string) {
 			b.t.Helper()
 			b.settle(time.Second)
@@ -72,6 +54,53 @@ func TestClusterServesNodePorts(t *testing.T) {
 			b.t.Errorf("committed %s, %s, %s", before, first, second)
 		}
 	})
+}
+
+// TestClusterReportsWhatItWithholds: a port that the node needs itself is not served at its
+// own address, and the report has that as an error and not as proven.
+func TestClusterReportsWhatItWithholds(t *testing.T) {
+	const namespace = "edge-system"
+	inCluster(t, func(b *clusterBench) {
+		b.createBalanced(namespace)
+		b.options.NodePorts = ports.Ranges{{First: 8080, Last: 8080}}
+		service := balancer(b.t, b.cluster, 30080)
+		service.Namespace = namespace
+		service.Status.LoadBalancer.Ingress[0].IP = "192.0.2.1"
+		if _, err := b.cluster.core.CoreV1().Services(namespace).Create(b.t.Context(), service, metav1.CreateOptions{}); err != nil {
+			b.t.Fatal(err)
+		}
+	}, func(b *clusterBench) {
+		b.settle(time.Second)
+		if got := fmt.Sprint(b.kernel.last().Keys()); got != "[192.0.2.1 tcp 30080]" {
+			b.t.Errorf("frontends %s, want its node port only", got)
+		}
+		report := b.cluster.reports.report("demo-node")
+		if len(report.Committed) > 0 || len(report.Errors) != 1 || !strings.Contains(report.Errors[0].Message, "192.0.2.1 is an address of a node, which needs port 8080 itself") {
+			b.t.Errorf("committed %v, errors %v", report.Committed, report.Errors)
+		}
+	})
+}
+
+// createBalanced creates the objects of the guide with a class of mode LoadBalancer.
+func (b *clusterBench) createBalanced(namespace string) {
+	ctx, c := b.t.Context(), b.cluster
+	b.options.Namespace = namespace
+	c.createGuide(b.t)
+	parameters := &v1alpha1.GatewayParameters{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "edge"}}
+	parameters.Spec.Mode = v1alpha1.AddressModeLoadBalancer
+	if _, err := c.own.parameters("default").Create(ctx, parameters, metav1.CreateOptions{}); err != nil {
+		b.t.Fatal(err)
+	}
+	class, err := c.gateway.GatewayV1().GatewayClasses().Get(ctx, "portway", metav1.GetOptions{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	class.Spec.ParametersRef = &gatewayv1.ParametersReference{
+		Group: v1alpha1.GroupName, Kind: topology.KindGatewayParameters, Namespace: ptr.To(gatewayv1.Namespace("default")), Name: "edge",
+	}
+	if _, err := c.gateway.GatewayV1().GatewayClasses().Update(ctx, class, metav1.UpdateOptions{}); err != nil {
+		b.t.Fatal(err)
+	}
 }
 
 // balancer is the Service of Gateway web, with an address.

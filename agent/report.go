@@ -36,6 +36,17 @@ func report(node string, graph *topology.Graph, results rules.Results, failure e
 	return r
 }
 
+// withhold adds what this node does not serve: a Gateway that is not served everywhere is
+// not proven, whatever is in the kernel.
+func withhold(r *topology.NodeReport, withheld map[types.NamespacedName]string) {
+	for key, why := range withheld {
+		delete(r.Committed, key)
+		if r.Errors[key] == "" {
+			r.Errors[key] = why
+		}
+	}
+}
+
 // programError is why a pass has to be tried again, naming the Gateways.
 func programError(results rules.Results, failure error) error {
 	if failure != nil {

@@ -21,6 +21,7 @@ func (r *Resolution) Build(assigned map[types.NamespacedName]Assignment) *Graph 
 	g.ListenerSets = listenerSets(s, g.Gateways)
 
 	bound := newBindings(s, c)
+	g.reserved = reserved{bound.nodePorts, bound.services}
 	for _, turn := range turns(gateways) {
 		turn.admit(bound, s.Namespaces, c.MaxListeners)
 	}

@@ -2,6 +2,7 @@ package topology
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -74,6 +75,23 @@ func nodePortTaken(l *Listener, service types.NamespacedName) fault {
 	return faultf(gatewayv1.ListenerReasonPortUnavailable,
 		"%s: %s port %d of the nodes is a NodePort of Service %s, which is older; choose another port, or give the Service another nodePort",
 		l.field("port"), l.Protocol, l.Port, service)
+}
+
+// portNeeded says that a node keeps a port of its own. Who reads it has a load balancer
+// that gives the addresses of nodes, or a pool that holds one.
+func portNeeded(l *Listener, at netip.AddrPort) string {
+	return fmt.Sprintf("%v: %s is an address of a node, which needs port %d itself (--node-ports): not served there; choose another port", l, at.Addr(), at.Port())
+}
+
+func portOfService(l *Listener, at netip.AddrPort, service types.NamespacedName) string {
+	return fmt.Sprintf("%v: %s is an address of a node, where %s port %d is a NodePort of Service %s, which is older: not served there; choose another port",
+		l, at.Addr(), l.Protocol, at.Port(), service)
+}
+
+// placeHeld says that two Gateways are reached at one address of a node, as it turned out.
+func placeHeld(l, holder *Listener, at netip.AddrPort) string {
+	return fmt.Sprintf("%v: %s port %d of %s belongs to %v, which has precedence (oldest, then by name): not served there; choose another port",
+		l, l.Protocol, at.Port(), at.Addr(), holder)
 }
 
 // announcedCondition reads "192.0.2.7 by node-a, 2001:db8::7 by node-b".

@@ -25,7 +25,11 @@
 //     (TestDigestMoves); its encoding is a format (TestDigestEncodingIsStable).
 //   - A Gateway gets no address that was not offered to it, whatever a tenant writes
 //     (TestTenantTakesNothingThatIsNotOffered), and whatever becomes of pools and
-//     parameters, it keeps the one that it has (TestNothingIsTakenAway).
+//     parameters, it keeps the one that it has (TestNothingIsTakenAway). One is of a pool
+//     only if it was given as such (TestRecordDecides).
+//   - Nothing that a node needs itself is served at its addresses, in whatever mode
+//     (TestNodesKeepTheirPorts), and all nodes serve the same one of two listeners that
+//     meet at one place (TestOlderListenerWinsAtTheNode).
 //   - Nodes agree on which of them an address may enter at whose traffic needs a local
 //     endpoint (TestForwarderServes), and announce what is retained or not accepted, too
 //     (TestAnnouncements).
@@ -41,7 +45,8 @@
 //     either (reason Invalid). Routes attach to them all the same, and count.
 //   - A Gateway of a class of ours that is not accepted is not accepted (reason
 //     Invalid), unless it has addresses: then it is served as before. So is one whose
-//     own parameters are invalid, although that makes its Accepted False. Valid changes
+//     own parameters are invalid, or that asks for an address of an unsupported type,
+//     although that makes its Accepted False. Valid changes
 //     to a class reach its existing Gateways, but move no address.
 //   - A route to a ListenerSet that its Gateway does not admit has no matching
 //     parent.

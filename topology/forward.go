@@ -27,6 +27,8 @@ type Forwarder struct {
 	users    map[types.NamespacedName][]*Listener // valid listeners whose winner names the Service
 	changed  map[types.NamespacedName]bool        // Services whose slices changed since State
 	warnings map[types.NamespacedName][]string    // of the used Services that have any
+	owners   map[rules.FrontendKey]*Listener      // who has what
+	withheld map[types.NamespacedName][]string    // of Gateways, what they do not have here
 	rebuild  bool                                 // the Graph or the Node changed since State
 
 	state *rules.State
@@ -75,6 +77,7 @@ func (f *Forwarder) State() *rules.State {
 	var digests map[string]string
 	if f.rebuild {
 		digests = f.indexGraph()
+		f.settlePlaces()
 		f.renewAll(changes)
 		clear(f.warnings)
 		for service := range f.users {
@@ -147,7 +150,7 @@ func namedBefore(refs []BackendRef, ref BackendRef) bool {
 // renewAll adds every Frontend that differs from the last State to changes.
 func (f *Forwarder) renewAll(changes map[rules.FrontendKey]*rules.Frontend) {
 	wanted := make(map[rules.FrontendKey]bool, f.state.Len())
-	for _, key := range slices.SortedFunc(maps.Keys(f.graph.Gateways), compareNames) {
+	for _, key := range sortedNames(f.graph.Gateways) {
 		for _, listener := range f.graph.Gateways[key].Listeners {
 			for _, key := range f.renew(listener, changes) {
 				wanted[key] = true
@@ -164,14 +167,17 @@ func (f *Forwarder) renewAll(changes map[rules.FrontendKey]*rules.Frontend) {
 // renew adds a listener's Frontends to changes where they differ from the last
 // State. It returns the keys the listener has.
 func (f *Forwarder) renew(listener *Listener, changes map[rules.FrontendKey]*rules.Frontend) []rules.FrontendKey {
-	protocol, ok := listener.TransportProtocol()
-	if !ok || !listener.Valid || !listener.Gateway.Accepted {
+	if !listener.served() {
 		return nil
 	}
+	protocol, _ := listener.TransportProtocol()
 	var keys []rules.FrontendKey
 	var made [2]*rules.Frontend // per family; all addresses of a family share one
 	for _, at := range f.places(listener) {
 		key := rules.FrontendKey{Addr: at.Addr(), Protocol: protocol, Port: at.Port()}
+		if f.owners[key] != listener {
+			continue
+		}
 		family := familyOf(at.Addr())
 		if made[family] == nil {
 			made[family] = f.frontend(listener, protocol, family)
@@ -287,6 +293,10 @@ func sameFrontend(a, b *rules.Frontend) bool {
 		return x.Ref == y.Ref && x.Weight == y.Weight && slices.Equal(x.Endpoints, y.Endpoints) &&
 			slices.Equal(x.Draining, y.Draining) && slices.Equal(x.Lingering, y.Lingering)
 	})
+}
+
+func sortedNames[V any](objects map[types.NamespacedName]V) []types.NamespacedName {
+	return slices.SortedFunc(maps.Keys(objects), compareNames)
 }
 
 func compareNames(a, b types.NamespacedName) int {

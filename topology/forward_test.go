@@ -300,7 +300,7 @@ func TestForwarderFrontends(t *testing.T) {
 func TestForwarderNamesOwners(t *testing.T) {
 	graph := graphOf(1, func(g *Gateway) {
 		l := *g.Listeners[0]
-		l.Set, l.Port, l.Winner = &ListenerSet{Key: named("set")}, 9000, nil
+		l.Set, l.Port, l.Winner = &ListenerSet{Key: named("set"), Source: &gatewayv1.ListenerSet{}}, 9000, nil
 		g.Listeners = append(g.Listeners, &l)
 	})
 	state := forwarderOf(graph).State()

@@ -24,6 +24,8 @@ type Graph struct {
 	// Orphans are, by name, the Services of ours that no Gateway has any more. They mean
 	// nothing while objects may be missing that only could not be read.
 	Orphans []*corev1.Service
+
+	reserved reserved
 }
 
 // GatewayClass is a class that names our controller.
