@@ -78,7 +78,7 @@ TCPRoute default/tcp-app-2
 // TestCheckAddresses: the example of addresses is one that works.
 func TestCheckAddresses(t *testing.T) {
 	code, stdout, stderr := ctl("check", "-f", "../../examples/addresses.yaml")
-	if code != 0 || stderr != "" || !strings.Contains(stdout, "Gateway default/dns at 192.0.2.20, 2001:db8::53\n  Accepted    True  Accepted\n") {
+	if code != 0 || stderr != "" || !strings.Contains(stdout, "Gateway default/dns at 192.0.2.20, 2001:db8::53\n  Accepted                 True  Accepted\n  portway.dev/AddressMode  True  Pool\n") {
 		t.Errorf("code %d, stderr %q\n%s", code, stderr, stdout)
 	}
 }
