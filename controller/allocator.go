@@ -84,6 +84,11 @@ func (a *allocator) assign(r *topology.Resolution, t *term, complete bool) map[t
 			now.keep(p, unseen(p, a.held(p)))
 		}
 	}
+	given := make(map[types.NamespacedName]holding)
+	if !complete {
+		given = maps.Clone(a.given)
+	}
+	maps.Copy(given, now.reserve(r, a.given))
 	for _, p := range ours {
 		if p.Recorded == v1alpha1.AddressModePool {
 			now.keep(p, p.Published)
@@ -96,10 +101,6 @@ func (a *allocator) assign(r *topology.Resolution, t *term, complete bool) map[t
 		now.draw(p)
 	}
 	assigned := make(map[types.NamespacedName]topology.Assignment, len(ours))
-	given := make(map[types.NamespacedName]holding)
-	if !complete {
-		given = maps.Clone(a.given)
-	}
 	for _, p := range ours {
 		addresses := slices.SortedFunc(slices.Values(now.has[p]), netip.Addr.Compare) // IPv4 first
 		assigned[p.Key] = topology.Assignment{Addresses: addresses, Message: now.refused[p]}
@@ -123,6 +124,23 @@ func (a *allocator) held(p *topology.Parameters) []netip.Addr {
 		return given.addresses
 	}
 	return nil
+}
+
+// reserve keeps from others what was given to Gateways whose parameters went before that was
+// seen, and returns it: they may have it all the same.
+func (now *allocation) reserve(r *topology.Resolution, given map[types.NamespacedName]holding) map[types.NamespacedName]holding {
+	underWay := map[types.NamespacedName]holding{}
+	for key, one := range given {
+		p := r.Gateways[key]
+		if p == nil || !p.Frozen || p.Mode == v1alpha1.AddressModePool || p.Gateway.UID != one.uid {
+			continue
+		}
+		underWay[key] = one
+		for _, addr := range one.addresses {
+			now.holders[addr] = append(now.holders[addr], p)
+		}
+	}
+	return underWay
 }
 
 // keep lets a Gateway keep what a pool gave it. What its spec wants no more goes once it

@@ -343,6 +343,23 @@ func TestAllocateBadInputCostsNothing(t *testing.T) {
 	expect(t, "as many as it can have, all of them others", map[string]string{"default/g": strings.Join(after, " ")}, gives(newAllocator(), b))
 }
 
+// TestAllocateWhileAWriteIsUnderWay: whose parameters go before its status is seen may have
+// the address all the same, and nobody else gets it.
+func TestAllocateWhileAWriteIsUnderWay(t *testing.T) {
+	b := newAllocatorBench()
+	b.pool("a", "192.0.2.1-192.0.2.2")
+	g := b.gateway("default", "g")
+	a := newAllocator()
+	expect(t, "given", map[string]string{"default/g": "192.0.2.1"}, gives(a, b))
+	g.Spec.Infrastructure = &gatewayv1.GatewayInfrastructure{ParametersRef: &gatewayv1.LocalParametersReference{Group: v1alpha1.GroupName, Kind: "GatewayParameters", Name: "missing"}}
+	b.gateway("default", "other")
+	for range 2 {
+		expect(t, "without parameters", map[string]string{"default/other": "192.0.2.2"}, gives(a, b))
+	}
+	publish(g, addrs("192.0.2.1"))
+	expect(t, "seen", map[string]string{"default/g": "192.0.2.1", "default/other": "192.0.2.2"}, gives(a, b))
+}
+
 // TestAllocateShared: the same label in one namespace shares, and nothing else does.
 func TestAllocateShared(t *testing.T) {
 	b := newAllocatorBench()
