@@ -142,7 +142,8 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 	}
 	a.lookout.programmed(a.clock.Since(began), results.Restored)
 	a.metrics.programmed(state.Len(), a.clock.Since(began), a.clock.Now(), programError(results, err))
-	if err == nil || !failedWhole(state, results, err) {
+	whole := err != nil && failedWhole(state, results, err)
+	if !whole {
 		a.progress.succeed()
 	}
 	// Everything below is told after the kernel is up to date.
@@ -156,7 +157,7 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 	if a.gate != nil {
 		a.gate.offer(state, a.current)
 	}
-	if a.speaker != nil && (err == nil || !failedWhole(state, results, err)) {
+	if a.speaker != nil && (!whole || a.speaker.offered()) {
 		a.speaker.offer(a.graph, a.forwarder, a.current, results)
 	}
 	if look {

@@ -40,7 +40,8 @@
 //     (TestClusterFindingsFollowTheHost).
 //   - Preflight changes nothing unless it was asked to (TestPreflight).
 //   - An address is announced once it was committed, and no outage of the API server changes
-//     anything about it (TestSpeakerIsToldWhatIsCommitted, TestPlan, TestSegment).
+//     anything about it (TestSpeakerIsToldWhatIsCommitted, TestPlan, TestSegment). It is no more
+//     once its rules are gone (TestSpeakerStopsWithoutRules).
 //   - Announcing that fails is told and tried again, and keeps nothing else from being done
 //     (TestSpeakerFailsAndComesBack); without a list of Nodes, nothing is announced
 //     (TestSpeakerNeedsToKnowNodes). Where it is wanted and not switched on, that is told

@@ -78,8 +78,13 @@ func sameWanted(a, b wanted) bool {
 		slices.Equal(a.gateways, b.gateways) && slices.Equal(a.interfaces, b.interfaces)
 }
 
+// offered reports whether offer was called. From then on it is after every pass: one that
+// fails as a whole names what is in place nevertheless, which is nothing where somebody
+// deleted the rules. To be used by the loop only.
+func (s *speaker) offered() bool { return s.plan.graph != nil }
+
 // offer takes over what a pass has committed. Before anything was, nothing is wanted: others
-// wait for this node to know what it can serve.
+// wait for this node to know what it can serve. To be used by the loop only.
 func (s *speaker) offer(graph *topology.Graph, forwarder *topology.Forwarder, addresses []netip.Addr, results rules.Results) {
 	next := s.plan.next(graph, forwarder, s.self.labels(), results)
 	s.mu.Lock()

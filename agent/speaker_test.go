@@ -285,6 +285,38 @@ func TestSpeakerWaitsForTheFirstCommit(t *testing.T) {
 	})
 }
 
+// TestSpeakerStopsWithoutRules: rules that somebody deleted and that cannot be put back serve
+// nobody, whatever else cannot be programmed.
+func TestSpeakerStopsWithoutRules(t *testing.T) {
+	var opened []*fakeAnnouncer
+	inCluster(t, withSpeaker(&opened, nil), func(b *clusterBench) {
+		b.settle(time.Second)
+		step := func(what string, do func(), want ...string) {
+			t.Helper()
+			do()
+			b.settle(time.Minute)
+			if diff := cmp.Diff(want, opened[0].heard()); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", what, diff)
+			}
+		}
+		const among = " among [192.0.2.1 192.0.2.2]"
+		step("at first", func() {}, "at [192.0.2.1]", "set [203.0.113.7 on eth*]"+among)
+		step("nothing more can be programmed", func() {
+			b.kernel.err = errors.New("no space left")
+			b.kernel.errs = map[string]error{"default/web": b.kernel.err}
+			b.churn("10.0.0.2")
+		})
+		step("and the rules are gone", func() {
+			b.kernel.committed = map[string]string{}
+			b.churn("10.0.0.3")
+		}, "set [203.0.113.7 on eth* not ready]"+among)
+		step("and are back", func() {
+			b.kernel.err, b.kernel.errs = nil, nil
+			b.churn("10.0.0.4")
+		}, "set [203.0.113.7 on eth*]"+among)
+	})
+}
+
 func TestSpeakerTellsWhatItHas(t *testing.T) {
 	var opened []*fakeAnnouncer
 	inCluster(t, withSpeaker(&opened, nil), func(b *clusterBench) {
