@@ -76,9 +76,7 @@ type Announcer struct {
 	owners   []Owner
 	doubts   map[string]*doubt
 	counters Counters
-	// missing members that are expected, and since when there are any.
-	missing      []netip.AddrPort
-	missingSince time.Time
+	absent   absent
 
 	// Of the loop only.
 	course    *course
@@ -264,10 +262,7 @@ func (a *Announcer) pass(ctx context.Context, working *sync.WaitGroup, now time.
 	a.refresh(now)
 	missing := a.members.Missing()
 	a.mu.Lock()
-	if len(a.missing) == 0 {
-		a.missingSince = now
-	}
-	a.missing = missing
+	a.absent = a.absent.next(missing, now)
 	a.mu.Unlock()
 	records := a.members.Records()
 	v := view{

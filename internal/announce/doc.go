@@ -40,4 +40,5 @@
 //     TestNotReady, TestSomeReady).
 //   - An address that a stranger has is reported once and announced by nobody until he is
 //     gone (TestStranger, TestConflict).
+//   - Only members that are missing for longer than a restart takes are named (TestAbsent).
 package announce

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -25,9 +26,36 @@ type Problem struct {
 	Reason, Message string
 }
 
-// missingFor is how long expected members may be missing before it is a problem; a node
+// missingFor is how long an expected member may be missing before it is a problem; a node
 // that is restarted takes less.
 const missingFor = 30 * time.Second
+
+// absent are the expected members that are missing, each with since when it is.
+type absent map[netip.AddrPort]time.Time
+
+// next is what it becomes when these are missing.
+func (a absent) next(missing []netip.AddrPort, now time.Time) absent {
+	out := make(absent, len(missing))
+	for _, m := range missing {
+		since, known := a[m]
+		if !known {
+			since = now
+		}
+		out[m] = since
+	}
+	return out
+}
+
+// long lists those that are missing for longer than a restart takes, in order.
+func (a absent) long(now time.Time) []string {
+	var list []string
+	for _, m := range slices.SortedFunc(maps.Keys(a), netip.AddrPort.Compare) {
+		if now.Sub(a[m]) >= missingFor {
+			list = append(list, m.Addr().String())
+		}
+	}
+	return list
+}
 
 // Problems returns what keeps this node from announcing as it should, with the cure.
 func (a *Announcer) Problems() []Problem {
@@ -54,14 +82,10 @@ func (a *Announcer) Problems() []Problem {
 				"open the port between nodes", node, port)
 		}
 	}
-	if len(a.missing) > 0 && time.Since(a.missingSince) >= missingFor {
+	if list := a.absent.long(time.Now()); len(list) > 0 {
 		hint := ""
 		if a.members.Refused() > 0 {
 			hint = "; messages arrive that no key opens: compare the keys"
-		}
-		var list []string
-		for _, m := range a.missing {
-			list = append(list, m.Addr().String())
 		}
 		add(ReasonMissing, "no member at %s: each of these nodes may take addresses for itself; is an agent running there, and is port %d open (TCP and UDP)?%s",
 			strings.Join(list, ", "), port, hint)
