@@ -37,7 +37,8 @@
 //   - Neighbours learn of a take-over without asking (TestTakeOverUpdatesNeighbours).
 //   - An address that a stranger has is not announced, and is once he is gone
 //     (TestStrangerIsFoundBefore, TestStrangerIsFoundLater). One claim takes nothing away,
-//     and peers are no strangers (TestOneClaimIsDefended).
+//     and peers are no strangers (TestOneClaimIsDefended); one that is heard on two interfaces of
+//     a segment is one (TestTwoInterfacesOnOneSegment).
 //   - Interfaces are followed as they come, go and change (TestInterfacesComeAndGo,
 //     TestKindsOfInterfaces, TestTwoInterfacesOnOneSegment), and those that no host can be on are not used
 //     (TestListLinks, TestLinksOf).

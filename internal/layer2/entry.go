@@ -33,7 +33,7 @@ type entry struct {
 	// checked: probes have been sent since the last announcement, and nothing is known
 	// against it.
 	checked bool
-	claimed time.Time // by a stranger, when it was ours
+	claim   Stranger // the last one
 
 	due   time.Time
 	index int // in the agenda; -1: not on it
@@ -91,7 +91,7 @@ func (e *entry) advance(c *Config, vary func(time.Duration) time.Duration, now t
 	case announcing:
 		return e.announce(c, vary, now)
 	default: // verifying
-		if e.status.Stranger != nil && now.Sub(e.claimed) >= c.DefendInterval {
+		if e.status.Stranger != nil && now.Sub(e.claim.Seen) >= c.DefendInterval {
 			e.status.Stranger = nil // it said so once and no more
 		}
 		return round{probe: true}, now.Add(vary(c.Verify))
@@ -123,11 +123,22 @@ func (e *entry) announce(c *Config, vary func(time.Duration) time.Duration, now 
 	return r, now.Add(vary(c.Verify))
 }
 
+// sameClaim is how long after a claim the same one may be heard on another interface: where
+// two are on one segment each frame is, as soon as somebody reads it.
+const sameClaim = 100 * time.Millisecond
+
+// repeats reports whether a claim is the last one, heard on another interface. A stranger
+// who answers a probe of each is found all the same: of what he says next, one part comes
+// by the interface of the last claim.
+func (e *entry) repeats(s Stranger) bool {
+	return s.MAC == e.claim.MAC && s.Interface != e.claim.Interface && s.Seen.Sub(e.claim.Seen) < sameClaim
+}
+
 // strike is what a stranger's claim does to an entry; it reports whether the address
 // is given up for it now.
 func (e *entry) strike(c *Config, vary func(time.Duration) time.Duration, s Stranger) (due time.Time, lost bool) {
-	first := e.claimed.IsZero() || s.Seen.Sub(e.claimed) > c.DefendInterval
-	e.claimed, e.status.Stranger = s.Seen, &s
+	first := e.claim.Seen.IsZero() || s.Seen.Sub(e.claim.Seen) > c.DefendInterval
+	e.claim, e.status.Stranger = s, &s
 	if e.stage != probing && e.stage != conflicted && first {
 		e.stage, e.sent, e.checked = announcing, 0, false
 		return s.Seen, false

@@ -242,6 +242,23 @@ func TestTwoInterfacesOnOneSegment(t *testing.T) {
 	if c := r.Counters(); c.Claims != 0 {
 		t.Errorf("counters: %+v", c)
 	}
+	// One claim is one, though it is heard twice.
+	for _, a := range vips {
+		before := r.Counters()
+		client.shout(t, announcementFrame(mac2, local, a, false), probeFrame(mac2, a))
+		eventually(t, "what came after the claim is answered on both", func() bool {
+			c := r.Counters()
+			return c.AnswersIPv4+c.AnswersIPv6 >= before.AnswersIPv4+before.AnswersIPv6+2
+		})
+		got, after := r.Statuses()[a], r.Counters()
+		if got.State != Answering || after.Claims != before.Claims+1 || after.Conflicts != before.Conflicts {
+			t.Errorf("%s: %+v, counters %+v, before %+v", a, got, after, before)
+		}
+		if err := client.AddAddress("eth0", netip.PrefixFrom(a, a.BitLen())); err != nil {
+			t.Fatal(err)
+		}
+		await(t, r, a, Conflict) // who stands by it claims it more often
+	}
 }
 
 // TestKindsOfInterfaces answers on interfaces that stand on others.

@@ -456,12 +456,12 @@ func (r *Responder) heard(p *port, m message) {
 
 // claimed deals with somebody who says that an address is his.
 func (r *Responder) claimed(p *port, address netip.Addr, sender MAC, now time.Time) {
-	e := r.entries[address]
-	if e == nil || !e.on(p.index) || r.peers[sender] {
+	e, s := r.entries[address], Stranger{MAC: sender, Interface: p.name, Seen: now}
+	if e == nil || !e.on(p.index) || r.peers[sender] || e.repeats(s) {
 		return
 	}
 	r.counters.Claims++
-	due, lost := e.strike(&r.config, vary, Stranger{MAC: sender, Interface: p.name, Seen: now})
+	due, lost := e.strike(&r.config, vary, s)
 	if lost {
 		r.counters.Conflicts++
 	}
