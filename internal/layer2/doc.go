@@ -38,7 +38,8 @@
 //   - An address that a stranger has is not announced, and is once he is gone
 //     (TestStrangerIsFoundBefore, TestStrangerIsFoundLater). One claim takes nothing away,
 //     and peers are no strangers (TestOneClaimIsDefended); one that is heard on two interfaces of
-//     a segment is one (TestTwoInterfacesOnOneSegment).
+//     a segment is one (TestTwoInterfacesOnOneSegment). Who has the address is told without
+//     going to and fro between several (TestStrangerIsKept).
 //   - Interfaces are followed as they come, go and change (TestInterfacesComeAndGo,
 //     TestKindsOfInterfaces, TestTwoInterfacesOnOneSegment), and those that no host can be on are not used
 //     (TestListLinks, TestLinksOf).

@@ -134,11 +134,27 @@ func (e *entry) repeats(s Stranger) bool {
 	return s.MAC == e.claim.MAC && s.Interface != e.claim.Interface && s.Seen.Sub(e.claim.Seen) < sameClaim
 }
 
+// stranger is who is told of when there is another claim. In a conflict he stays the same, on
+// the same interface, until he was not heard in two looks: where several claim the
+// address, or one does on several interfaces, each look hears another one last.
+func (e *entry) stranger(c *Config, s Stranger) *Stranger {
+	kept := e.status.Stranger
+	switch {
+	case e.status.State != Conflict || kept == nil:
+		return &s
+	case s.MAC == kept.MAC:
+		return &Stranger{MAC: kept.MAC, Interface: kept.Interface, Seen: s.Seen}
+	case s.Seen.Sub(kept.Seen) > 2*c.Recheck:
+		return &s
+	}
+	return kept
+}
+
 // strike is what a stranger's claim does to an entry; it reports whether the address
 // is given up for it now.
 func (e *entry) strike(c *Config, vary func(time.Duration) time.Duration, s Stranger) (due time.Time, lost bool) {
 	first := e.claim.Seen.IsZero() || s.Seen.Sub(e.claim.Seen) > c.DefendInterval
-	e.claim, e.status.Stranger = s, &s
+	e.claim, e.status.Stranger = s, e.stranger(c, s)
 	if e.stage != probing && e.stage != conflicted && first {
 		e.stage, e.sent, e.checked = announcing, 0, false
 		return s.Seen, false

@@ -74,3 +74,38 @@ func TestCourse(t *testing.T) {
 		})
 	}
 }
+
+// TestStrangerIsKept has two hosts, one of them on two interfaces, claim an address.
+func TestStrangerIsKept(t *testing.T) {
+	config, start := DefaultConfig(), time.Unix(1e9, 0)
+	exact := func(d time.Duration) time.Duration { return d }
+	a, b := MAC{2, 5: 1}, MAC{2, 5: 2}
+	e := &entry{address: addr4, stage: verifying, index: -1, status: Status{State: Answering}}
+	for _, step := range []struct {
+		after time.Duration
+		mac   MAC
+		on    string
+		state State
+		want  Stranger // Seen is missing where it is now
+	}{
+		{0, a, "eth0", Answering, Stranger{MAC: a, Interface: "eth0"}},
+		{time.Second, b, "eth1", Conflict, Stranger{MAC: b, Interface: "eth1"}},
+		{2 * time.Second, b, "eth0", Conflict, Stranger{MAC: b, Interface: "eth1"}},
+		{31 * time.Second, a, "eth0", Conflict, Stranger{MAC: b, Interface: "eth1", Seen: start.Add(2 * time.Second)}},
+		{61 * time.Second, b, "eth0", Conflict, Stranger{MAC: b, Interface: "eth1"}},
+		{91 * time.Second, a, "eth0", Conflict, Stranger{MAC: b, Interface: "eth1", Seen: start.Add(61 * time.Second)}},
+		{122 * time.Second, a, "eth0", Conflict, Stranger{MAC: a, Interface: "eth0"}}, // b is gone
+	} {
+		now := start.Add(step.after)
+		if e.stage == conflicted {
+			e.advance(&config, exact, now)
+		}
+		e.strike(&config, exact, Stranger{MAC: step.mac, Interface: step.on, Seen: now})
+		if step.want.Seen.IsZero() {
+			step.want.Seen = now
+		}
+		if diff := cmp.Diff(step.want, *e.status.Stranger); diff != "" || e.status.State != step.state {
+			t.Errorf("after %s: %s, stranger (-want +got):\n%s", step.after, e.status.State, diff)
+		}
+	}
+}

@@ -37,7 +37,8 @@ type Status struct {
 	Interfaces []string
 	// Missing says why there are none.
 	Missing string
-	// Stranger is set in a conflict, and while a single claim is being looked into.
+	// Stranger is set in a conflict, and while a single claim is being looked into. Of several
+	// he is the first one of the conflict that is still there.
 	Stranger *Stranger
 }
 
