@@ -48,7 +48,8 @@
 //     (TestSpeakerIsOff).
 //   - Nobody is refused when an agent stops or its node is cordoned: others answer first
 //     (TestSegmentHandsOver).
-//   - An agent that announces is ready once it takes part (TestReadyOnceItTakesPart).
+//   - An agent that announces is ready once it takes part (TestReadyOnceItTakesPart). Its loop
+//     waits for no answer of what announces (TestNothingWaitsForAnAnnouncer).
 //
 // In a cluster, an agent needs these rights and no others, all of them without
 // resourceNames, since those would have to name every node:

@@ -57,7 +57,9 @@ type speaker struct {
 
 	plan plan // of the loop
 
-	mu         sync.Mutex // guards everything below
+	// mu guards everything below. The loop waits for it: nothing else is waited for, and no
+	// announcer asked, by who holds it.
+	mu         sync.Mutex
 	wanted     map[netip.Addr]wanted
 	addresses  []netip.Addr // the node's
 	running    announcer
@@ -93,8 +95,9 @@ const (
 // ready returns why this node cannot be relied on for its part yet.
 func (s *speaker) ready() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.failure != nil || s.running != nil && s.running.Joined() || s.clock.Since(s.began) >= joinLimit {
+	running, failure := s.running, s.failure
+	s.mu.Unlock()
+	if failure != nil || running != nil && running.Joined() || s.clock.Since(s.began) >= joinLimit {
 		return nil
 	}
 	return errors.New("takes no part in announcing addresses yet")
@@ -139,8 +142,9 @@ func (s *speaker) announce(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(serving) }()
 	err = s.follow(ctx, a, config, stop, ended)
+	counted := a.Counters()
 	s.mu.Lock()
-	s.running, s.past = nil, sum(s.past, a.Counters())
+	s.running, s.past = nil, sum(s.past, counted)
 	s.mu.Unlock()
 	return err
 }
@@ -306,14 +310,15 @@ func (s *speaker) list() ([]v1alpha1.Finding, []v1alpha1.Announced) {
 // there are.
 func (s *speaker) counters() (c announce.Counters, owned, expected int) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	running, announcing := s.running, s.announcing
 	c = s.past
-	if s.running != nil {
-		now := s.running.Counters()
+	s.mu.Unlock()
+	if running != nil {
+		now := running.Counters()
 		c = sum(c, now)
 		c.Members = now.Members
 	}
-	for _, group := range s.announcing {
+	for _, group := range announcing {
 		owned += len(group.Addresses)
 	}
 	members, _, _ := s.peers.members(netip.Addr{}, s.network)

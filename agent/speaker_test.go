@@ -20,9 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	clienttesting "k8s.io/client-go/testing"
-	"k8s.io/component-base/metrics/testutil"
 	"k8s.io/klog/v2"
-	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -546,47 +544,4 @@ func TestAnnouncing(t *testing.T) {
 	if got := announcing("n1", many); len(got) != maxAnnounced || len(got[maxAnnounced-1].Addresses) != 11 {
 		t.Errorf("%d groups, the last of %d", len(got), len(got[len(got)-1].Addresses))
 	}
-}
-
-func TestSpeakerMetrics(t *testing.T) {
-	s := &speaker{
-		peers:      &peers{nodes: map[string][]netip.Addr{"n1": {nodeIP}, "n2": {nodeIP.Next()}}},
-		past:       announce.Counters{Counters: layer2.Counters{AnswersIPv4: 40}, Changes: map[announce.ChangeKind]uint64{announce.Taken: 1}},
-		running:    countingAnnouncer{},
-		announcing: []v1alpha1.Announced{{Addresses: []string{"203.0.113.7", "203.0.113.8"}}, {Addresses: []string{"203.0.113.9"}}},
-	}
-	m := newInstruments()
-	m.registry.CustomMustRegister(newSpeakerMetrics(s))
-	const want = `
-# HELP portway_agent_announced_addresses [ALPHA] Addresses of pools that this node answers for on its network.
-# TYPE portway_agent_announced_addresses gauge
-portway_agent_announced_addresses 3
-# HELP portway_agent_announcers [ALPHA] Nodes that announce addresses together: those that are alive, this one included, and those expected.
-# TYPE portway_agent_announcers gauge
-portway_agent_announcers{state="alive"} 1
-portway_agent_announcers{state="expected"} 2
-# HELP portway_agent_neighbor_answers_total [ALPHA] ARP requests and IPv6 neighbor solicitations for addresses of pools that this node answered.
-# TYPE portway_agent_neighbor_answers_total counter
-portway_agent_neighbor_answers_total{family="ipv4"} 42
-portway_agent_neighbor_answers_total{family="ipv6"} 0
-`
-	if err := testutil.GatherAndCompare(m.registry, strings.NewReader(want),
-		"portway_agent_announced_addresses", "portway_agent_announcers", "portway_agent_neighbor_answers_total"); err != nil {
-		t.Error(err)
-	}
-	_, text := get(t, healthHandler(newProgress(clock.RealClock{}), m), "/metrics")
-	if !strings.Contains(text, `portway_agent_announcement_changes_total{change="taken"} 4`) {
-		t.Errorf("no changes in\n%s", text)
-	}
-	problems, err := testutil.NewPromLinter(strings.NewReader(text)).Lint()
-	if err != nil || len(problems) > 0 {
-		t.Errorf("promlint: %v %v", problems, err)
-	}
-}
-
-// countingAnnouncer only counts.
-type countingAnnouncer struct{ *fakeAnnouncer }
-
-func (countingAnnouncer) Counters() announce.Counters {
-	return announce.Counters{Members: 1, Counters: layer2.Counters{AnswersIPv4: 2}, Changes: map[announce.ChangeKind]uint64{announce.Taken: 3}}
 }
