@@ -22,15 +22,22 @@ type wanted struct {
 	ready bool
 }
 
+// use is a Gateway's of an address.
+type use struct {
+	addr    netip.Addr
+	gateway string
+}
+
 // plan derives what is wanted from what was decided and what was committed. To be used by
 // the loop only.
 type plan struct {
 	graph         *topology.Graph
 	announcements map[netip.Addr]*topology.Announcement
-	// proven are the addresses that were once committed for one of their Gateways. What
+	// proven are the addresses that were once committed, of each of their Gateways. What
 	// was, is served: a new configuration that cannot be programmed leaves the rules before
-	// in place, here and most likely everywhere.
-	proven map[netip.Addr]bool
+	// in place, here and most likely everywhere. Of the rules of another Gateway that had the
+	// address before nothing may be left.
+	proven map[use]bool
 
 	node      labels.Set
 	committed map[string]string
@@ -53,19 +60,20 @@ func (p *plan) next(graph *topology.Graph, forwarder *topology.Forwarder, node l
 	}
 	p.local = false
 	all := make(map[netip.Addr]wanted, len(p.announcements))
-	proven := make(map[netip.Addr]bool, len(p.announcements))
+	proven := make(map[use]bool, len(p.announcements))
 	for addr, a := range p.announcements {
 		w := wanted{pool: a.Pool.Name, interfaces: a.Pool.Announced.Interfaces, admitted: a.Pool.Announced.Selects(node)}
+		served := false
 		for _, gateway := range a.Gateways {
-			key := gateway.Key.String()
-			w.gateways = append(w.gateways, key)
-			committed, some := results.Committed[key]
-			if some && (committed == gateway.Digest || p.proven[addr]) {
-				proven[addr] = true
+			u := use{addr, gateway.Key.String()}
+			w.gateways = append(w.gateways, u.gateway)
+			committed, some := results.Committed[u.gateway]
+			if some && (committed == gateway.Digest || p.proven[u]) {
+				proven[u], served = true, true
 			}
 		}
 		slices.Sort(w.gateways)
-		w.ready = w.admitted && proven[addr] && forwarder.Serves(addr, a)
+		w.ready = w.admitted && served && forwarder.Serves(addr, a)
 		p.local = p.local || a.NeedsEndpoints()
 		all[addr] = w
 	}

@@ -18,20 +18,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/klog/v2"
 	clocktesting "k8s.io/utils/clock/testing"
-	"k8s.io/utils/ptr"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
-	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/internal/announce"
 	"github.com/portway-dev/portway/internal/layer2"
 	"github.com/portway-dev/portway/internal/owner"
-	"github.com/portway-dev/portway/rules"
-	"github.com/portway-dev/portway/topology"
 )
 
 // fakeAnnouncer is one that does nothing by itself.
@@ -458,69 +452,6 @@ func TestSpeakerIsOff(t *testing.T) {
 		b.settle(time.Second)
 		b.says("not selected", nil)
 	})
-}
-
-// TestPlan: ready is what was once committed, and is committed still.
-func TestPlan(t *testing.T) {
-	source := &v1alpha1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: "public"}}
-	source.Spec.Addresses = []v1alpha1.AddressRange{"203.0.113.0/24"}
-	source.Spec.Announcement = &v1alpha1.Announcement{Mode: v1alpha1.AnnouncementLayer2}
-	parameters := edge()
-	class := &gatewayv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{Name: "portway"}}
-	class.Spec.ControllerName = topology.ControllerName
-	class.Spec.ParametersRef = &gatewayv1.ParametersReference{
-		Group: v1alpha1.GroupName, Kind: topology.KindGatewayParameters, Namespace: ptr.To(gatewayv1.Namespace("default")), Name: "edge",
-	}
-	decide := func(port gatewayv1.PortNumber, addresses ...string) *topology.Graph {
-		gateway := &gatewayv1.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}}
-		gateway.Spec.GatewayClassName = "portway"
-		gateway.Spec.Listeners = []gatewayv1.Listener{{Name: "l", Protocol: gatewayv1.TCPProtocolType, Port: port}}
-		gateway.Status.Conditions = []metav1.Condition{{Type: topology.ConditionAddressMode, Status: metav1.ConditionTrue, Reason: "Pool"}}
-		for _, address := range addresses {
-			gateway.Status.Addresses = append(gateway.Status.Addresses, gatewayv1.GatewayStatusAddress{Value: address})
-		}
-		r := topology.Resolve(topology.Snapshot{
-			GatewayClasses: map[string]*gatewayv1.GatewayClass{"portway": class}, AddressPools: map[string]*v1alpha1.AddressPool{"public": source},
-			Gateways:          map[types.NamespacedName]*gatewayv1.Gateway{{Namespace: "default", Name: "web"}: gateway},
-			GatewayParameters: map[types.NamespacedName]*v1alpha1.GatewayParameters{{Namespace: "default", Name: "edge"}: parameters},
-		}, topology.DefaultConfig())
-		return r.Build(cluster.Assigned(r))
-	}
-	digest := func(g *topology.Graph) string {
-		return g.Gateways[types.NamespacedName{Namespace: "default", Name: "web"}].Digest
-	}
-	one, two, three := decide(80, "203.0.113.7"), decide(81, "203.0.113.7"), decide(81, "203.0.113.7", "203.0.113.8")
-	p, f := plan{}, topology.NewForwarder(topology.Node{Name: "n1"})
-	for i, step := range []struct {
-		graph     *topology.Graph
-		committed string // digest
-		want      string
-	}{
-		{one, "", "203.0.113.7 false"},
-		{one, digest(two), "203.0.113.7 false"},
-		{one, digest(one), "203.0.113.7 true"},
-		{two, digest(one), "203.0.113.7 true"}, // the rules before are in place
-		{three, digest(one), "203.0.113.7 true, 203.0.113.8 false"},
-		{three, digest(three), "203.0.113.7 true, 203.0.113.8 true"},
-		{two, digest(three), "203.0.113.7 true"},
-		{three, digest(two), "203.0.113.7 true, 203.0.113.8 false"},
-		{three, "", "203.0.113.7 false, 203.0.113.8 false"},
-	} {
-		results := rules.Results{Committed: map[string]string{}}
-		if step.committed != "" {
-			results.Committed["default/web"] = step.committed
-		}
-		f.SetGraph(step.graph)
-		f.State()
-		next := p.next(step.graph, f, nil, results)
-		var texts []string
-		for _, addr := range slices.SortedFunc(maps.Keys(next), netip.Addr.Compare) {
-			texts = append(texts, fmt.Sprint(addr, " ", next[addr].ready))
-		}
-		if got := strings.Join(texts, ", "); got != step.want {
-			t.Errorf("step %d: %s, want %s", i, got, step.want)
-		}
-	}
 }
 
 func TestAnnouncing(t *testing.T) {
