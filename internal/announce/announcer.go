@@ -35,6 +35,8 @@ type Config struct {
 	// LeaveFor bounds how long a node that stops goes on until others have taken over.
 	LeaveFor time.Duration
 	Layer2   layer2.Config
+
+	forgetAfter time.Duration // of members.Config
 }
 
 // DefaultConfig returns the defaults.
@@ -96,7 +98,9 @@ func New(config Config, logger klog.Logger) (*Announcer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("layer 2: %w", err)
 	}
-	m, err := members.New(members.Config{Node: config.Node, Bind: config.Bind, KeyFile: config.KeyFile, Logger: logger})
+	m, err := members.New(members.Config{
+		Node: config.Node, Bind: config.Bind, KeyFile: config.KeyFile, Logger: logger, ForgetAfter: config.forgetAfter,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -34,8 +34,8 @@
 //     all are drained they own what they would otherwise (TestAllDrained).
 //   - A cluster that was split ends with one owner of each address, the one before the
 //     split, and says so once (TestSplitBrainHeals, TestSplitBrain, TestCutOffRestart).
-//   - A member that is silent but answers its neighbours keeps its addresses
-//     (TestSilentMember).
+//   - A member that is silent but answers its neighbours keeps its addresses, for as long
+//     as it does (TestSilentMember).
 //   - Only who is ready owns an address; when nobody is, nobody answers (TestLocalEndpoint,
 //     TestNotReady, TestSomeReady).
 //   - An address that a stranger has is reported once and announced by nobody until he is

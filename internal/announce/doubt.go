@@ -93,6 +93,9 @@ func (a *Announcer) ask(ctx context.Context, node string, d *doubt, about []laye
 		for _, heard := range answers {
 			there = there || slices.ContainsFunc(heard, func(m layer2.MAC) bool { return slices.Contains(macs, [6]byte(m)) })
 		}
+		if there {
+			a.members.Noticed(node)
+		}
 		a.mu.Lock()
 		if there && !d.asked {
 			a.counters.Silent++

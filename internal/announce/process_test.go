@@ -49,6 +49,8 @@ type nodeConfig struct {
 	// Quiet: it prints owners once a second at most, and what it has used, and looks for
 	// strangers as rarely as it does by default.
 	Quiet bool
+	// ForgetAfter is that of members; 0: its default.
+	ForgetAfter time.Duration
 }
 
 // report is one line that a node prints.
@@ -91,6 +93,7 @@ func runNode(text string) error {
 	defer cancel()
 	config := DefaultConfig()
 	config.Node, config.Bind, config.KeyFile = given.Node, given.Bind, given.KeyFile
+	config.forgetAfter = given.ForgetAfter
 	config.NodeAddresses = []netip.Addr{given.Bind.Addr()}
 	if !given.Quiet {
 		config.Layer2.Recheck, config.Layer2.Verify = time.Second, time.Second
@@ -167,9 +170,10 @@ type node struct {
 	lab *lab
 	mac layer2.MAC
 
-	process *netns.Process
-	input   io.WriteCloser
-	quiet   bool
+	process     *netns.Process
+	input       io.WriteCloser
+	quiet       bool
+	forgetAfter time.Duration
 }
 
 // patience bounds waiting for what takes a few seconds on an idle machine.
@@ -237,7 +241,9 @@ func (h *host) readMAC(tb testing.TB) (mac layer2.MAC) {
 // start starts the node's process, which must not run.
 func (n *node) start(tb testing.TB) {
 	tb.Helper()
-	config, err := json.Marshal(nodeConfig{Node: n.Name(), Bind: netip.AddrPortFrom(n.addr, 7946), KeyFile: n.lab.keyFile, Quiet: n.quiet})
+	config, err := json.Marshal(nodeConfig{
+		Node: n.Name(), Bind: netip.AddrPortFrom(n.addr, 7946), KeyFile: n.lab.keyFile, Quiet: n.quiet, ForgetAfter: n.forgetAfter,
+	})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -24,6 +24,9 @@ type Config struct {
 	// used, all of them are understood.
 	KeyFile string
 	Logger  klog.Logger
+	// ForgetAfter is how long a record outlives its writer: its MACs are no strangers' while
+	// it may come back. 0: an hour.
+	ForgetAfter time.Duration
 
 	keyPoll time.Duration // 0: every 10 s
 }

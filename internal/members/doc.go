@@ -21,6 +21,8 @@
 //   - A record of an earlier life is replaced, even if the clock went back, and what
 //     somebody said before he was away is not trusted until he says it again, but for his
 //     MACs (TestMembers, TestAwayWithoutKnowing).
+//   - Who is lost, and his MACs, are known for an hour after he was last alive or Noticed
+//     (TestForgets).
 //   - Who has another key is no member (TestOtherKey), and while a key is replaced everybody
 //     understands everybody (TestRotation, TestKeyFileIsFollowed).
 //   - What is wrong with the configuration is named, with the cure (TestNewRefuses,

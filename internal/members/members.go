@@ -1,6 +1,7 @@
 package members
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -151,6 +152,16 @@ func (m *Members) Lost() map[string]time.Time {
 	return maps.Clone(m.lost)
 }
 
+// Noticed tells that a member that is lost is there nevertheless: neither it nor what it said
+// is forgotten for as long as somebody says so.
+func (m *Members) Noticed(node string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.records[node]; s != nil && !s.seen.IsZero() {
+		s.seen = time.Now()
+	}
+}
+
 // Records returns what other nodes say, or said when they were last alive. Of those
 // that have come back, it is what they have said since.
 func (m *Members) Records() map[string]*owner.Record {
@@ -264,9 +275,6 @@ const (
 	joinAtMax = 8 // at once
 	// answerEvery is how often the own record is repeated for those who ask for it.
 	answerEvery = 50 * time.Millisecond
-	// forgetAfter is how long a record outlives its writer: its MACs are no strangers'
-	// while it may come back.
-	forgetAfter = time.Hour
 )
 
 // Run keeps the members together until ctx ends, and stops.
@@ -365,17 +373,20 @@ func (m *Members) join(working *sync.WaitGroup) {
 	}
 }
 
-// forget drops what is long over.
+// forget drops what is long over. Who is lost is for as long as what he said is known: it
+// is still taken for his.
 func (m *Members) forget() {
+	after := cmp.Or(m.config.ForgetAfter, time.Hour)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for node, s := range m.records {
-		if !s.seen.IsZero() && time.Since(s.seen) > forgetAfter {
+		if !s.seen.IsZero() && time.Since(s.seen) > after {
 			delete(m.records, node)
+			delete(m.lost, node)
 		}
 	}
 	for node, since := range m.lost {
-		if time.Since(since) > forgetAfter {
+		if m.records[node] == nil && time.Since(since) > after {
 			delete(m.lost, node)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -242,6 +243,36 @@ func TestAwayWithoutKnowing(t *testing.T) {
 	}
 	(*events)(first.Members).NotifyJoin(gone)
 	eventually(t, "its record is trusted again", func() bool { return first.Records()["node-2"] != nil })
+}
+
+// TestForgets has members gone for long: what they said is forgotten, and that they are lost,
+// both at once, but not of whom somebody notices otherwise.
+func TestForgets(t *testing.T) {
+	m := &Members{records: map[string]*stored{}, lost: map[string]time.Time{}, alive: map[string]netip.AddrPort{"here": at(1)}}
+	long := time.Now().Add(-2 * time.Hour)
+	for node, s := range map[string]struct{ seen, lost time.Time }{
+		"here":    {},
+		"gone":    {long, long},
+		"noticed": {long, long},
+		"lately":  {time.Now(), long},
+		"left":    {long, time.Time{}},
+	} {
+		m.records[node] = &stored{Record: &owner.Record{Node: node}, seen: s.seen}
+		if !s.lost.IsZero() {
+			m.lost[node] = s.lost
+		}
+	}
+	m.lost["silent"], m.lost["silent lately"] = long, time.Now() // who never said anything
+	for _, node := range []string{"here", "noticed", "silent", "unknown"} {
+		m.Noticed(node)
+	}
+	m.forget()
+	if got := slices.Sorted(maps.Keys(m.Records())); !slices.Equal(got, []string{"here", "lately", "noticed"}) {
+		t.Errorf("records of %v", got)
+	}
+	if got := slices.Sorted(maps.Keys(m.Lost())); !slices.Equal(got, []string{"lately", "noticed", "silent lately"}) {
+		t.Errorf("lost: %v", got)
+	}
 }
 
 // TestOtherKey has a member whose key nobody else has.
