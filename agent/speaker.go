@@ -256,7 +256,8 @@ func (s *speaker) look(ctx context.Context, a announcer) {
 	}
 	now := s.clock.Now()
 	s.splits = slices.DeleteFunc(s.splits, func(one split) bool { return now.Sub(one.at) >= splitToldFor })
-	findings = slices.Concat(findings, conflictFindings(s.config.Node, owners, all), missingFindings(owners, all), splitFindings(s.splits, s.port))
+	// Conflicts come last, as there may be more of them than a report has room for.
+	findings = slices.Concat(findings, missingFindings(owners, all), splitFindings(s.splits, s.port), conflictFindings(s.config.Node, owners, all))
 	announcing := announcing(s.config.Node, owners)
 	s.mu.Lock()
 	same := slices.Equal(findings, s.findings) && sameAnnounced(announcing, s.announcing)
