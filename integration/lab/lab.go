@@ -51,7 +51,8 @@ type Options struct {
 	// CRDs of the Gateway API to apply: CRDsStandard, CRDsExperimental,
 	// CRDsV1Alpha2, CRDsNone or a directory of manifests. Default CRDsStandard.
 	CRDs string
-	// Images are binaries by image name, without tag, or by the last part of it.
+	// Images are binaries, or directories with the files of an image, by image name,
+	// without tag, or by the last part of it.
 	// Any other image is a binary called like the last part of its name in one of
 	// BinDirs or among the lab's own ("echo").
 	Images  map[string]string
@@ -289,7 +290,7 @@ func (l *Lab) RESTConfig() (*rest.Config, error) {
 	return config, nil
 }
 
-// SetImage makes a binary stand for an image from the next start of a container on.
+// SetImage makes a binary, or a directory, stand for an image from the next start of a container on.
 func (l *Lab) SetImage(image, binary string) error {
 	config, err := machine.ReadConfig(l.dir)
 	if err != nil {

@@ -246,6 +246,7 @@ func (c *container) kill(ctx context.Context) {
 // status is the container's part of the pod's status.
 func (c *container) status(policy corev1.RestartPolicy) corev1.ContainerStatus {
 	over, _ := c.over(policy)
+	why := c.worker.waitingReason() // before the lock: it asks init containers, of which this may be one
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	started := c.process != nil && c.passed
@@ -270,7 +271,7 @@ func (c *container) status(policy corev1.RestartPolicy) corev1.ContainerStatus {
 	case c.waiting != nil:
 		s.State.Waiting = c.waiting.DeepCopy()
 	default:
-		s.State.Waiting = &corev1.ContainerStateWaiting{Reason: c.worker.waitingReason()}
+		s.State.Waiting = &corev1.ContainerStateWaiting{Reason: why}
 	}
 	return s
 }

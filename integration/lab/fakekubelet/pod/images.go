@@ -9,8 +9,9 @@ import (
 	"strings"
 )
 
-// Images is a file that says which binary stands for an image. It is read again
-// for every container, so that it can be changed while the lab runs.
+// Images is a file that says which binary stands for an image, or which directory
+// holds its files. It is read again for every container, so that it can be changed while
+// the lab runs.
 type Images string
 
 type imageConfig struct {
@@ -19,9 +20,9 @@ type imageConfig struct {
 	BinDirs []string
 }
 
-// Binary returns the absolute path of the binary for an image: the one named for
-// it, else one in the directories that is called like the image.
-func (i Images) Binary(image string) (string, error) {
+// Find returns the absolute path of what stands for an image: what is named for it, else
+// a binary in the directories that is called like the image.
+func (i Images) Find(image string) (string, error) {
 	data, err := os.ReadFile(string(i))
 	if err != nil {
 		return "", err

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -105,6 +106,7 @@ func TestBinary(t *testing.T) {
 	}
 	config, err := json.Marshal(imageConfig{BinDirs: []string{dir}, Images: map[string]string{
 		"example.test:5000/x/mapped": filepath.Join(dir, "special"), "short": filepath.Join(dir, "special"),
+		"example.test/unpacked": filepath.Join(dir, "files"),
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -120,15 +122,16 @@ func TestBinary(t *testing.T) {
 		"agent:v1@sha256:0123":                "agent",
 		"example.test:5000/x/mapped:v2":       "special",
 		"example.test/y/short":                "special",
+		"example.test/unpacked:v1":            "files",
 		"example.test/portway/nobody-has-it":  "",
 		"example.test/portway/config.json:v1": "", // not executable
 	} {
-		got, err := Images(file).Binary(image)
+		got, err := Images(file).Find(image)
 		if want != "" {
 			want = filepath.Join(dir, want)
 		}
 		if got != want || (err == nil) != (want != "") {
-			t.Errorf("Binary(%q) = %q, %v, want %q", image, got, err, want)
+			t.Errorf("Find(%q) = %q, %v, want %q", image, got, err, want)
 		}
 	}
 }
@@ -190,6 +193,28 @@ func TestPhase(t *testing.T) {
 		if got := w.phase(c.policy); got != c.want {
 			t.Errorf("%s: phase %s, want %s", c.name, got, c.want)
 		}
+	}
+}
+
+// TestStatusBeforeInitContainers: a pod that waits for its volumes has a status, of which its
+// init containers, which nobody has started yet, say that they wait.
+func TestStatusBeforeInitContainers(t *testing.T) {
+	pod := &corev1.Pod{Spec: corev1.PodSpec{InitContainers: []corev1.Container{{Name: "first"}}, Containers: []corev1.Container{{Name: "main"}}}}
+	w := newWorker(&Host{Config: Config{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}}, pod)
+	done := make(chan corev1.PodStatus, 1)
+	go func() { done <- w.status(pod) }()
+	select {
+	case s := <-done:
+		for _, c := range append(s.InitContainerStatuses, s.ContainerStatuses...) {
+			if c.State.Waiting == nil || c.State.Waiting.Reason != "PodInitializing" {
+				t.Errorf("container %s: %+v, want it to wait", c.Name, c.State)
+			}
+		}
+		if s.Phase != corev1.PodPending {
+			t.Errorf("phase %s", s.Phase)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("no status: two locks are waited for in a circle")
 	}
 }
 

@@ -45,9 +45,18 @@ var defaultCapabilities = []corev1.Capability{
 
 // containerSpec is a container as the sandbox runs it.
 func (w *worker) containerSpec(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (sandbox.Spec, error) {
-	binary, err := w.host.Images.Binary(c.Image)
-	if err != nil && len(c.Command) == 0 {
+	image, binary := "", ""
+	found, err := w.host.Images.Find(c.Image)
+	switch {
+	case err != nil && len(c.Command) == 0:
 		return sandbox.Spec{}, fmt.Errorf("%w: %w", errNoImage, err)
+	case err == nil && isDir(found):
+		image = found
+		if len(c.Command) == 0 {
+			return sandbox.Spec{}, fmt.Errorf("%w %s is a directory, which has no entrypoint: the container needs a command", errNoImage, c.Image)
+		}
+	case err == nil:
+		binary = found
 	}
 	env, err := w.environment(ctx, pod, c)
 	if err != nil {
@@ -70,7 +79,7 @@ func (w *worker) containerSpec(ctx context.Context, pod *corev1.Pod, c *corev1.C
 	}
 	spec := sandbox.Spec{
 		Args: arguments(c, inside, env), Dir: c.WorkingDir, Hostname: hostname(pod, w.host.Node),
-		Root: root, Mounts: mounts, HostPID: pod.Spec.HostPID, BootID: w.host.BootID,
+		Root: root, Image: image, Mounts: mounts, HostPID: pod.Spec.HostPID, BootID: w.host.BootID,
 		Files: map[string]string{"/etc/hosts": hostsFile(hostname(pod, w.host.Node), w.addrs), "/etc/hostname": hostname(pod, w.host.Node) + "\n"},
 	}
 	for _, name := range slices.Sorted(maps.Keys(env)) {
@@ -90,7 +99,7 @@ func arguments(c *corev1.Container, binary string, env map[string]string) []stri
 	switch {
 	case len(c.Command) == 0:
 		args = append([]string{binary}, args...)
-	case filepath.Base(args[0]) == filepath.Base(binary):
+	case binary != "" && filepath.Base(args[0]) == filepath.Base(binary):
 		args[0] = binary
 	}
 	return args
@@ -152,6 +161,11 @@ func hostsFile(name string, addrs []netip.Addr) string {
 		fmt.Fprintf(&b, "%s\t%s\n", addr, name)
 	}
 	return b.String()
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
 }
 
 func isTrue(b *bool) bool { return b != nil && *b }

@@ -29,6 +29,7 @@ type Spec struct {
 	Dir      string // working directory; empty: /
 	Hostname string
 	Root     string // an existing directory; the container's root is mounted over it
+	Image    string // the directory with the image's files; empty: the machine's programs
 	ReadOnly bool   // the container's root
 	Mounts   []Mount
 	Files    map[string]string // written into the root

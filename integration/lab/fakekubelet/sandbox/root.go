@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -74,22 +75,12 @@ func fillRoot(root string, spec Spec) error {
 	if err := os.Symlink("/run", filepath.Join(root, "/var/run")); err != nil {
 		return err
 	}
-	for _, dir := range shared {
-		if err := share(root, dir); err != nil {
-			return err
-		}
+	fill := fillMachine
+	if spec.Image != "" {
+		fill = func(root string) error { return fillImage(root, spec.Image) }
 	}
-	for _, file := range copied {
-		content, err := os.ReadFile(file)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(root, file), content, 0o644); err != nil {
-			return err
-		}
+	if err := fill(root); err != nil {
+		return err
 	}
 	for file, content := range spec.Files {
 		if err := os.WriteFile(filepath.Join(root, file), []byte(content), 0o644); err != nil {
@@ -100,6 +91,58 @@ func fillRoot(root string, spec Spec) error {
 		return err
 	}
 	return mountKernel(root, spec)
+}
+
+// fillMachine shows the machine's programs.
+func fillMachine(root string) error {
+	for _, dir := range shared {
+		if err := share(root, dir, dir); err != nil {
+			return err
+		}
+	}
+	for _, file := range copied {
+		if err := copyFile(file, filepath.Join(root, file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// fillImage shows what is in the root of an image. Its /etc is copied, as files are
+// added there; what else is empty and writable stays so.
+func fillImage(root, image string) error {
+	entries, err := os.ReadDir(image)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if dir := "/" + entry.Name(); !slices.Contains(empty, dir) {
+			if err := share(root, filepath.Join(image, dir), dir); err != nil {
+				return err
+			}
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(image, "etc", "*"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		if err := copyFile(file, filepath.Join(root, "etc", filepath.Base(file))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyFile(from, to string) error {
+	content, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, content, 0o644)
 }
 
 // mountKernel mounts what the kernel shows. Settings are read-only for all but
@@ -135,17 +178,17 @@ func showBootID(root, id string) error {
 	return bind(file, filepath.Join(root, "/proc/sys/kernel/random/boot_id"), true)
 }
 
-// share shows a directory of the machine in the root, or copies the symlink that
-// it is, /bin → usr/bin.
-func share(root, dir string) error {
-	link, err := os.Readlink(dir)
+// share shows a directory or file at a place in the root, or copies the symlink that it
+// is, /bin → usr/bin.
+func share(root, source, target string) error {
+	link, err := os.Readlink(source)
 	if err == nil {
-		return os.Symlink(link, filepath.Join(root, dir))
+		return os.Symlink(link, filepath.Join(root, target))
 	}
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(source); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return bind(dir, filepath.Join(root, dir), true)
+	return bind(source, filepath.Join(root, target), true)
 }
 
 // bind shows source at target, which is made if it is not there.
