@@ -158,11 +158,16 @@ func TestSameService(t *testing.T) {
 
 // TestAgentsAreSelected: by the labels that deploy/base gives them.
 func TestAgentsAreSelected(t *testing.T) {
-	text, err := os.ReadFile("../deploy/base/agent.yaml")
+	all, err := os.ReadFile("../deploy/base/portway.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	agents := decode[appsv1.DaemonSet](t, string(text))
+	documents := strings.Split(string(all), "\n---\n")
+	i := slices.IndexFunc(documents, func(text string) bool { return strings.Contains(text, "\nkind: DaemonSet\n") })
+	if i < 0 {
+		t.Fatal("no DaemonSet")
+	}
+	agents := decode[appsv1.DaemonSet](t, documents[i])
 	if diff := cmp.Diff(agents.Spec.Template.Labels, agentLabels); diff != "" || agents.Namespace != DefaultConfig().Namespace {
 		t.Errorf("namespace %s, labels (-agents +selector):\n%s", agents.Namespace, diff)
 	}

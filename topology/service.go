@@ -19,7 +19,7 @@ import (
 	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
-// agentLabels are those of the agents' pods (deploy/base/agent.yaml).
+// agentLabels are those of the agents' pods (deploy/chart).
 var agentLabels = map[string]string{"app.kubernetes.io/name": "portway", "app.kubernetes.io/component": "agent"}
 
 // discardPort is where kube-proxy leads what our rules do not take, while a port has no

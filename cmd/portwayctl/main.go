@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -23,7 +24,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	command.SetArgs(args)
 	command.SetOut(stdout)
 	command.SetErr(stderr)
-	if err := command.Execute(); err != nil {
+	if err := command.ExecuteContext(context.Background()); err != nil {
 		_, _ = fmt.Fprintln(stderr, "portwayctl:", err)
 		return 1
 	}
@@ -41,6 +42,6 @@ func newCommand() *cobra.Command {
 			return errors.Join(c.Help(), errors.New("name a command, such as: portwayctl check -f examples/tcp-routing.yaml -f examples/tcp-routing-backends.yaml"))
 		},
 	}
-	command.AddCommand(newCheckCommand(), newRenderCommand(), newAddressesCommand())
+	command.AddCommand(newCheckCommand(), newRenderCommand(), newAddressesCommand(), newNodesCommand(), newCleanupCommand(), newIdleCommand())
 	return command
 }
