@@ -25,6 +25,10 @@ help: ## list the targets
 deps: ## install what the tests and the demo need (nftables, iproute2, conntrack, iptables), or name it
 	@hack/deps.sh
 
+.PHONY: deps-image
+deps-image: ## the same for LOCAL_BASE=1 make image (podman, mmdebstrap)
+	@hack/deps.sh image
+
 .PHONY: build
 build: ## build portway-agent, portway-controller, portwayctl and the demo into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
@@ -56,6 +60,14 @@ bench-cluster: deps ## the product in the lab's Kubernetes: latencies, a cold co
 generate: ## deep copies, CRDs and reference (docs/api.md) of our own API group
 	hack/generate.sh
 
+.PHONY: manifests
+manifests: ## deploy/install.yaml and deploy/base, rendered from the chart deploy/chart
+	hack/manifests.sh
+
+.PHONY: chart
+chart: ## tests of the Helm chart, without a cluster (builds helm: some minutes the first time)
+	cd integration/chart && $(GO) test -count=1 ./...
+
 .PHONY: lint
 lint: ## linters, pinned in hack/tools, at zero findings
 	hack/lint.sh
@@ -65,7 +77,7 @@ verify: deps ## what is generated or documented is what the code says and the ke
 	hack/verify.sh
 
 .PHONY: e2e
-e2e: deps lab ## real-Kubernetes tests in a lab of their own (root; builds the lab the first time)
+e2e: deps lab deps-image ## real-Kubernetes tests in a lab of their own (root; builds the lab the first time)
 	cd integration/lab && $(GO) test -count=1 ./...
 	cd integration/e2e && E2E=1 $(GO) test -count=1 -timeout $(E2E_TIMEOUT) -v .
 
@@ -91,8 +103,8 @@ lab-down: ## end the lab
 	$(BIN)/lab down
 
 .PHONY: image
-image: ## container image
-	@echo "make image: not built yet: it comes with the Dockerfile and the chart under deploy/" >&2; exit 1
+image: ## container image with podman, buildah or docker: IMAGE, IMAGE_ARCH, IMAGE_ARCHIVE, LOCAL_BASE=1 (see hack/image.sh)
+	@VERSION='$(VERSION)' hack/image.sh
 
 .PHONY: clean
 clean: ## remove what was built

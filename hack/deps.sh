@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
 # Makes sure the command line tools are there that the tests and the demo show
 # things with: nft, conntrack, iptables and ip, and the file from which nft knows that
-# protocol 6 is called tcp. As root it installs what is missing; otherwise it names
-# the one command that does.
+# protocol 6 is called tcp; with "image" also those that build the image (podman,
+# mmdebstrap). As root it installs what is missing; otherwise it names the one command
+# that does.
 set -euo pipefail
 
 # Debian keeps these out of the PATH of ordinary users.
 PATH=$PATH:/usr/sbin:/sbin
 
+tools=(nft conntrack ip iptables-nft)
+if [[ ${1:-} == image ]]; then
+	tools+=(podman mmdebstrap)
+fi
 missing=()
-for tool in nft conntrack ip iptables-nft; do
+for tool in "${tools[@]}"; do
 	command -v "$tool" >/dev/null || missing+=("$tool")
 done
 [[ -e /etc/protocols ]] || missing+=(/etc/protocols)
@@ -31,6 +36,7 @@ package() {
 	"apk /etc/protocols") echo alpine-baselayout-data ;;
 	"dnf ip") echo iproute ;;
 	*" ip") echo iproute2 ;;
+	*) echo "$2" ;;
 	esac
 }
 
