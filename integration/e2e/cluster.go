@@ -43,7 +43,9 @@ type Options struct {
 	// Deployment is the directory here of what Deploy applies; default "deploy".
 	Deployment string
 	// BinDirs hold binaries for images of the tests.
-	BinDirs  []string
+	BinDirs []string
+	// Images, see lab.Options.
+	Images   map[string]string
 	Progress io.Writer
 }
 
@@ -74,7 +76,7 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	}
 	l, err := lab.Up(ctx, lab.Options{
 		Dir: dir, Nodes: Nodes, Dual: true, CRDs: o.CRDs, KubeProxy: o.KubeProxy,
-		BinDirs: append([]string{bin}, o.BinDirs...), Progress: o.Progress,
+		BinDirs: append([]string{bin}, o.BinDirs...), Images: o.Images, Progress: o.Progress,
 	})
 	if err != nil {
 		return nil, err
