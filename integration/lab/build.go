@@ -25,6 +25,7 @@ import (
 type binary struct {
 	name, module, pkg string
 	aliases           []string
+	full              bool // for the full level only
 }
 
 var binaries = []binary{
@@ -35,6 +36,8 @@ var binaries = []binary{
 	{name: "lab", module: ".", pkg: "./cmd/lab"},
 	{name: "fakekubelet", module: ".", pkg: "./fakekubelet"},
 	{name: "echo", module: ".", pkg: "./tools/echo"},
+	{name: "kubelet", module: "kube", pkg: "./kubelet", full: true},
+	{name: "pause", module: ".", pkg: "./tools/pause", full: true},
 }
 
 // progressEvery is how often a long build says where it is.
@@ -45,6 +48,15 @@ var kubernetesVersion = regexp.MustCompile(`(?m)^\s*k8s\.io/kubernetes v(\d+)\.(
 // Build builds what is missing or out of date and returns the directory of the
 // programs. Concurrent builds wait for each other.
 func Build(ctx context.Context, progress io.Writer) (string, error) {
+	return build(ctx, progress, false)
+}
+
+// BuildFull does so for the full level.
+func BuildFull(ctx context.Context, progress io.Writer) (string, error) {
+	return build(ctx, progress, true)
+}
+
+func build(ctx context.Context, progress io.Writer, full bool) (string, error) {
 	source, err := sourceDir()
 	if err != nil {
 		return "", err
@@ -59,6 +71,9 @@ func Build(ctx context.Context, progress io.Writer) (string, error) {
 	}
 	defer unlock()
 	for _, b := range binaries {
+		if b.full && !full {
+			continue
+		}
 		if err := b.build(ctx, source, bin, progress); err != nil {
 			return "", fmt.Errorf("build %s: %w", b.name, err)
 		}
@@ -107,7 +122,7 @@ func (b binary) build(ctx context.Context, source, bin string, progress io.Write
 // linkerFlags give Kubernetes its version, which upstream's build sets the same way.
 func (b binary) linkerFlags(module string) (string, error) {
 	flags := "-s -w"
-	if b.name != "kube" {
+	if b.module != "kube" {
 		return flags, nil
 	}
 	mod, err := os.ReadFile(filepath.Join(module, "go.mod"))

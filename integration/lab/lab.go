@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/portway-dev/portway/integration/lab/internal/layout"
 	"github.com/portway-dev/portway/integration/lab/internal/machine"
 	"github.com/portway-dev/portway/integration/lab/internal/pid1"
 )
@@ -40,6 +41,12 @@ const (
 	ProxyLegacy   = machine.ProxyLegacy
 )
 
+// CNI plugins of the full level.
+const (
+	CNIPtp    = machine.CNIPtp
+	CNIBridge = machine.CNIBridge
+)
+
 // upLimit is what a lab may take to be ready once its programs are built.
 const upLimit = 3 * time.Minute
 
@@ -47,12 +54,21 @@ const upLimit = 3 * time.Minute
 type Options struct {
 	Dir   string // default DefaultDir
 	Nodes int
-	Dual  bool // IPv4 and IPv6
+	// Dual is IPv4 and IPv6, OnlyIPv6 the latter alone; default IPv4.
+	Dual, OnlyIPv6 bool
+	// Full runs a kubelet with containerd, runc and CNI plugins of this machine on
+	// every node, where the small level has a fake kubelet; see CheckFull. CNI is the
+	// plugin that connects the pods there, CNIPtp (default) or CNIBridge.
+	Full bool
+	CNI  string
+	// Archives are images for the full level, as Load takes them. The lab's own,
+	// "portway-lab/echo:v1", is there anyway.
+	Archives []string
 	// CRDs of the Gateway API to apply: CRDsStandard, CRDsExperimental,
 	// CRDsV1Alpha2, CRDsNone or a directory of manifests. Default CRDsStandard.
 	CRDs string
-	// Images are binaries, or directories with the files of an image, by image name,
-	// without tag, or by the last part of it.
+	// On the small level a binary stands for each image. Images are binaries, or directories
+	// with the files of an image, by image name, without tag, or by the last part of it.
 	// Any other image is a binary called like the last part of its name in one of
 	// BinDirs or among the lab's own ("echo").
 	Images  map[string]string
@@ -68,6 +84,8 @@ type Options struct {
 // Lab is a lab that runs. Its methods may be called concurrently.
 type Lab struct {
 	dir, bin string
+	families layout.Families
+	full     bool
 	first    process
 }
 
@@ -100,7 +118,7 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}
-	if err := machine.CheckProxy(o.KubeProxy); err != nil {
+	if err := o.check(); err != nil {
 		return nil, err
 	}
 	dir, err := filepath.Abs(orDefault(o.Dir, DefaultDir()))
@@ -110,7 +128,7 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err := checkDir(dir); err != nil {
 		return nil, err
 	}
-	bin, err := Build(ctx, o.Progress)
+	bin, err := build(ctx, o.Progress, o.Full)
 	if err != nil {
 		return nil, err
 	}
@@ -126,29 +144,12 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if running, err := Open(dir); err == nil {
 		return nil, fmt.Errorf("a lab runs in %s already (process %d); take it down first", dir, running.first.pid)
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err := clear(dir); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	config, err := o.config(ctx, dir, bin)
+	if err != nil {
 		return nil, err
-	}
-	config := machine.Config{
-		Dir: dir, Bin: bin, Nodes: o.Nodes, Dual: o.Dual, Images: map[string]string{}, KubeProxy: o.KubeProxy, Audit: o.Audit,
-	}
-	if config.CRDs, err = prepareCRDs(ctx, orDefault(o.CRDs, CRDsStandard), filepath.Join(dir, "crds")); err != nil {
-		return nil, err
-	}
-	for image, binary := range o.Images {
-		if config.Images[image], err = filepath.Abs(binary); err != nil {
-			return nil, err
-		}
-	}
-	for _, d := range o.BinDirs {
-		abs, err := filepath.Abs(d)
-		if err != nil {
-			return nil, err
-		}
-		config.BinDirs = append(config.BinDirs, abs)
 	}
 	if err := writeConfig(config); err != nil {
 		return nil, err
@@ -161,6 +162,89 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 		return nil, errors.Join(err, l.Down())
 	}
 	return l, nil
+}
+
+func (o Options) check() error {
+	if err := machine.CheckProxy(o.KubeProxy); err != nil {
+		return err
+	}
+	switch {
+	case o.Dual && o.OnlyIPv6:
+		return errors.New("both families and one alone are asked for")
+	case !o.Full && (o.CNI != "" || len(o.Archives) > 0):
+		return errors.New("CNI plugins and image archives are for the full level only")
+	case !o.Full:
+		return nil
+	case len(o.Images)+len(o.BinDirs) > 0:
+		return errors.New("on the full level no binary stands for an image: load an archive")
+	}
+	return errors.Join(machine.CheckCNI(orDefault(o.CNI, CNIPtp)), CheckFull())
+}
+
+// CheckFull says why this machine cannot run the full level: what is missing, and what
+// installs it.
+func CheckFull() error { return machine.CheckFull() }
+
+func (o Options) families() layout.Families {
+	switch {
+	case o.Dual:
+		return layout.Dual
+	case o.OnlyIPv6:
+		return layout.IPv6
+	}
+	return layout.IPv4
+}
+
+// config prepares what a lab is made of in its directory.
+func (o Options) config(ctx context.Context, dir, bin string) (machine.Config, error) {
+	c := machine.Config{
+		Dir: dir, Bin: bin, Nodes: o.Nodes, Families: o.families(), Full: o.Full, CNI: orDefault(o.CNI, CNIPtp),
+		Images: map[string]string{}, KubeProxy: o.KubeProxy, Audit: o.Audit,
+	}
+	var err error
+	if c.CRDs, err = prepareCRDs(ctx, orDefault(o.CRDs, CRDsStandard), filepath.Join(dir, "crds")); err != nil {
+		return c, err
+	}
+	for image, binary := range o.Images {
+		if c.Images[image], err = filepath.Abs(binary); err != nil {
+			return c, err
+		}
+	}
+	for _, d := range o.BinDirs {
+		abs, err := filepath.Abs(d)
+		if err != nil {
+			return c, err
+		}
+		c.BinDirs = append(c.BinDirs, abs)
+	}
+	if !o.Full {
+		return c, nil
+	}
+	return c, prepareImages(dir, bin, o.Archives)
+}
+
+// clear makes the directory of a lab anew, without what an earlier one may have left.
+func clear(dir string) error {
+	if old, err := machine.ReadConfig(dir); err == nil && old.Full {
+		if err := removeGroups(old.Bin, dir); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return os.MkdirAll(dir, 0o755)
+}
+
+// removeGroups removes the control groups of a lab that is dead. They are mounted for
+// it, where nobody else sees it.
+func removeGroups(bin, dir string) error {
+	remove := exec.Command(filepath.Join(bin, "lab"), "remove-groups", machine.Group(dir))
+	remove.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	if out, err := remove.CombinedOutput(); err != nil {
+		return fmt.Errorf("remove control groups: %w: %s", err, out)
+	}
+	return nil
 }
 
 // checkDir refuses directories that a lab cannot work in.
@@ -199,14 +283,18 @@ func start(c machine.Config) (*Lab, error) {
 	}
 	defer func() { _ = log.Close() }()
 	self := filepath.Join(c.Bin, "lab")
-	cmd := exec.Command(self, "init", "--hostname", "machine", "--", self, "machine", c.Dir)
+	args := []string{"init", "--hostname", "machine"}
+	if c.Full {
+		args = append(args, "--cgroups")
+	}
+	cmd := exec.Command(self, append(args, "--", self, "machine", c.Dir)...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: pid1.CloneFlags | unix.CLONE_NEWNET}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start lab: %w", err)
 	}
-	l := &Lab{dir: c.Dir, bin: c.Bin}
+	l := &Lab{dir: c.Dir, bin: c.Bin, families: c.Families, full: c.Full}
 	// Until it is waited for, the process keeps its number even if it has ended.
 	if l.first, err = find(cmd.Process.Pid); err == nil {
 		err = l.first.write(c.Dir)
@@ -258,7 +346,7 @@ func Open(dir string) (*Lab, error) {
 		return nil, fmt.Errorf("no lab runs in %s any more", dir)
 	}
 	config, err := machine.ReadConfig(dir)
-	l.bin = config.Bin
+	l.bin, l.families, l.full = config.Bin, config.Families, config.Full
 	return l, err
 }
 
@@ -268,7 +356,15 @@ func (l *Lab) Down() error {
 	if err := l.first.kill(); err != nil {
 		return err
 	}
-	return errors.Join(os.Remove(filepath.Join(l.dir, pidFile)), os.RemoveAll(filepath.Join(l.dir, "etcd")))
+	err := errors.Join(os.Remove(filepath.Join(l.dir, pidFile)), os.RemoveAll(filepath.Join(l.dir, "etcd")))
+	if !l.full {
+		return err
+	}
+	disks, globErr := filepath.Glob(filepath.Join(l.dir, "node*", "root"))
+	for _, disk := range append(disks, filepath.Join(l.dir, machine.ImagesDir)) {
+		err = errors.Join(err, os.RemoveAll(disk))
+	}
+	return errors.Join(err, globErr, removeGroups(l.bin, l.dir))
 }
 
 // Dir is the directory of the lab.
@@ -292,6 +388,9 @@ func (l *Lab) RESTConfig() (*rest.Config, error) {
 
 // SetImage makes a binary, or a directory, stand for an image from the next start of a container on.
 func (l *Lab) SetImage(image, binary string) error {
+	if l.full {
+		return errors.New("on the full level no binary stands for an image: load an archive")
+	}
 	config, err := machine.ReadConfig(l.dir)
 	if err != nil {
 		return err
@@ -322,6 +421,17 @@ func (l *Lab) Disconnect(node int) error {
 // Connect undoes Disconnect.
 func (l *Lab) Connect(node int) error {
 	return l.call("Wire", machine.Wire{Node: node, Connected: true}, &machine.None{})
+}
+
+// StopKubelet kills the kubelet of a node; its pods run on. StartKubelet starts it again
+// and waits until it says that it is well. Both are for the full level only.
+func (l *Lab) StopKubelet(node int) error {
+	return l.call("Kubelet", machine.Kubelet{Node: node}, &machine.None{})
+}
+
+// StartKubelet undoes StopKubelet.
+func (l *Lab) StartKubelet(node int) error {
+	return l.call("Kubelet", machine.Kubelet{Node: node, Run: true}, &machine.None{})
 }
 
 // Proxy runs kube-proxy on a node in a mode, anew if it runs, and returns when all its

@@ -21,8 +21,7 @@ import (
 )
 
 const (
-	nodes = 3
-	pods  = 6 // of the Deployment in smoke.yaml
+	pods = 6 // of the Deployment in smoke.yaml
 	// upWarm is what a lab may take to come up once its programs are built.
 	upWarm = 30 * time.Second
 )
@@ -30,7 +29,35 @@ const (
 // fixture is a lab with smoke.yaml in it.
 type fixture struct {
 	*lab.Lab
-	client *kubernetes.Clientset
+	client          *kubernetes.Clientset
+	nodes, families int
+}
+
+// newFixture applies manifests and returns when their pods are Ready.
+func newFixture(t *testing.T, l *lab.Lab, o lab.Options, manifests ...string) *fixture {
+	t.Helper()
+	config, err := l.RESTConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{Lab: l, nodes: o.Nodes, families: len(l.Machine().Addresses)}
+	if f.client, err = kubernetes.NewForConfig(config); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range manifests {
+		content, err := os.ReadFile(filepath.Join("testdata", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Apply(t.Context(), string(content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	started := time.Now()
+	f.podsReady(t, "app=echo", pods, 30*time.Second)
+	f.podsReady(t, "app=host", f.nodes, 20*time.Second)
+	t.Logf("%d pods Ready in %s", pods, time.Since(started).Round(time.Millisecond))
+	return f
 }
 
 // start starts a lab of the test's own, which ends with the test.
@@ -39,10 +66,14 @@ func start(t *testing.T, o lab.Options) *lab.Lab {
 	if os.Getenv("PORTWAY_LAB_TEST") == "" {
 		t.Skip("PORTWAY_LAB_TEST=1 starts a Kubernetes on this machine; it needs root")
 	}
-	if _, err := lab.Build(t.Context(), os.Stderr); err != nil {
+	build := lab.Build
+	if o.Full {
+		build = lab.BuildFull
+	}
+	if _, err := build(t.Context(), os.Stderr); err != nil {
 		t.Fatal(err)
 	}
-	o.Dir = filepath.Join(lab.CacheDir(), "test-"+t.Name())
+	o.Dir = filepath.Join(lab.CacheDir(), "test-"+strings.ReplaceAll(t.Name(), "/", "-"))
 	if old, err := lab.Open(o.Dir); err == nil {
 		if err := old.Down(); err != nil {
 			t.Fatal(err)
@@ -65,34 +96,19 @@ func start(t *testing.T, o lab.Options) *lab.Lab {
 	})
 	took := time.Since(started)
 	t.Logf("%d nodes up in %s", o.Nodes, took.Round(time.Millisecond))
-	if took > upWarm {
-		t.Errorf("took longer than %s", upWarm)
+	limit := upWarm
+	if o.Full {
+		limit *= 2
+	}
+	if took > limit {
+		t.Errorf("took longer than %s", limit)
 	}
 	return l
 }
 
 func TestLab(t *testing.T) {
-	l := start(t, lab.Options{Nodes: nodes, Dual: true, Audit: true})
-	config, err := l.RESTConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &fixture{Lab: l, client: client}
-	manifests, err := os.ReadFile("testdata/smoke.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Apply(t.Context(), string(manifests)); err != nil {
-		t.Fatal(err)
-	}
-	started := time.Now()
-	f.podsReady(t, "app=echo", pods, 20*time.Second)
-	f.podsReady(t, "app=host", nodes, 20*time.Second)
-	t.Logf("%d pods Ready in %s", pods, time.Since(started).Round(time.Millisecond))
+	o := lab.Options{Nodes: 3, Dual: true, Audit: true}
+	f := newFixture(t, start(t, o), o, "smoke.yaml", "rights.yaml", "reader.yaml")
 	for _, step := range []struct {
 		name string
 		run  func(*testing.T)
@@ -120,11 +136,11 @@ func (f *fixture) reach(t *testing.T) { //nolint:thelper // a step of TestLab, n
 	on := map[string]bool{}
 	for _, pod := range f.list(t, "app=echo") {
 		on[pod.Spec.NodeName] = true
-		if len(pod.Status.PodIPs) != 2 {
-			t.Fatalf("%s has the addresses %v, not two", pod.Name, pod.Status.PodIPs)
+		if len(pod.Status.PodIPs) != f.families {
+			t.Fatalf("%s has the addresses %v, not %d", pod.Name, pod.Status.PodIPs, f.families)
 		}
 		for _, ip := range pod.Status.PodIPs {
-			for i := 1; i <= nodes; i++ {
+			for i := 1; i <= f.nodes; i++ {
 				answers(t, f.Node(i), ip.IP, 6000, pod.Name)
 			}
 		}
@@ -140,8 +156,8 @@ func (f *fixture) reach(t *testing.T) { //nolint:thelper // a step of TestLab, n
 	if name, err := from.Output(t.Context(), "hostname"); err != nil || name != all[0].Name+"\n" {
 		t.Errorf("in %s the host name is %q, %v", all[0].Name, name, err)
 	}
-	if len(on) != nodes {
-		t.Errorf("pods are on %d of %d nodes", len(on), nodes)
+	if len(on) != f.nodes {
+		t.Errorf("pods are on %d of %d nodes", len(on), f.nodes)
 	}
 }
 
@@ -161,8 +177,8 @@ func (f *fixture) hostNetwork(t *testing.T) { //nolint:thelper // a step of Test
 func (f *fixture) slices(t *testing.T) { //nolint:thelper // a step of TestLab, not a helper
 	eventually(t, 10*time.Second, func(ctx context.Context) error {
 		ready, err := f.readyEndpoints(ctx)
-		if err == nil && ready != 2*pods {
-			err = fmt.Errorf("%d endpoints are ready, want %d", ready, 2*pods)
+		if err == nil && ready != f.families*pods {
+			err = fmt.Errorf("%d endpoints are ready, want %d", ready, f.families*pods)
 		}
 		return err
 	})
@@ -226,13 +242,13 @@ func (f *fixture) restart(t *testing.T) { //nolint:thelper // a step of TestLab,
 // crash: the cluster notices that a node is gone; booted again, the node is Ready
 // with its pods.
 func (f *fixture) crash(t *testing.T) { //nolint:thelper // a step of TestLab, not a helper
-	if err := f.Crash(nodes); err != nil {
+	if err := f.Crash(f.nodes); err != nil {
 		t.Fatal(err)
 	}
 	crashed := time.Now()
 	eventually(t, 30*time.Second, func(ctx context.Context) error {
 		down, err := f.unready(ctx)
-		if err == nil && down != fmt.Sprintf("node%d", nodes) {
+		if err == nil && down != fmt.Sprintf("node%d", f.nodes) {
 			err = fmt.Errorf("not Ready: %q", down)
 		}
 		return err
@@ -240,13 +256,13 @@ func (f *fixture) crash(t *testing.T) { //nolint:thelper // a step of TestLab, n
 	t.Logf("NotReady after %s", time.Since(crashed).Round(time.Millisecond))
 	eventually(t, 10*time.Second, func(ctx context.Context) error {
 		ready, err := f.readyEndpoints(ctx)
-		if err == nil && ready != 2*pods*(nodes-1)/nodes {
+		if err == nil && ready != f.families*pods*(f.nodes-1)/f.nodes {
 			err = fmt.Errorf("%d endpoints are ready", ready)
 		}
 		return err
 	})
 	booting := time.Now()
-	if err := f.Boot(nodes); err != nil {
+	if err := f.Boot(f.nodes); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("Ready %s after the boot", time.Since(booting).Round(time.Millisecond))
@@ -257,10 +273,10 @@ func (f *fixture) crash(t *testing.T) { //nolint:thelper // a step of TestLab, n
 
 // join: a node with a new number joins, and gets the pods of DaemonSets.
 func (f *fixture) join(t *testing.T) { //nolint:thelper // a step of TestLab, not a helper
-	if err := f.Boot(nodes + 1); err != nil {
+	if err := f.Boot(f.nodes + 1); err != nil {
 		t.Fatal(err)
 	}
-	f.podsReady(t, "app=host", nodes+1, 20*time.Second)
+	f.podsReady(t, "app=host", f.nodes+1, 20*time.Second)
 	f.hostNetwork(t)
 }
 
@@ -316,7 +332,7 @@ func (f *fixture) deletion(t *testing.T) { //nolint:thelper // a step of TestLab
 		if left := f.list(t, "app=echo"); len(left) > 0 {
 			return fmt.Errorf("%d pods are left", len(left))
 		}
-		for i := 1; i <= nodes; i++ {
+		for i := 1; i <= f.nodes; i++ {
 			processes, err := f.Node(i).Output(ctx, "ps", "-e", "-o", "args=")
 			if err != nil {
 				return err

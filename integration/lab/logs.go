@@ -1,17 +1,25 @@
 package lab
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 )
 
+// noLogs are directories with the state of etcd, nodes and fake pods.
+var noLogs = regexp.MustCompile(`^(etcd|node\d+/(root|pods))$`)
+
 // Logs returns the log files of the lab in a directory, running or not, by names
 // relative to it: "kube-apiserver.log", "node1/kubelet.log",
-// "node1/logs/NAMESPACE_POD_CONTAINER.log". Only names that contain all of the
+// "node1/logs/NAMESPACE_POD_CONTAINER.log", on the full level
+// "node1/logs/pods/NAMESPACE_POD_UID/CONTAINER/0.log". Only names that contain all of the
 // words are returned.
 func Logs(dir string, words ...string) ([]string, error) {
 	dir = orDefault(dir, DefaultDir())
@@ -25,9 +33,9 @@ func Logs(dir string, words ...string) ([]string, error) {
 			return err
 		}
 		switch {
-		case entry.IsDir() && (entry.Name() == "pods" || entry.Name() == "root" || entry.Name() == "etcd"):
+		case entry.IsDir() && noLogs.MatchString(name):
 			return fs.SkipDir
-		case entry.IsDir() || !strings.HasSuffix(name, ".log"):
+		case !entry.Type().IsRegular() || !strings.HasSuffix(name, ".log"):
 			return nil
 		}
 		for _, word := range words {
@@ -62,4 +70,33 @@ func PrintLogs(w io.Writer, dir string, lines int, words ...string) error {
 		}
 	}
 	return nil
+}
+
+// kubeletLog is what a container of the full level has printed, without what the runtime
+// writes before each line: time, stream, and P for a part of a line, F for its end.
+func (l *Lab) kubeletLog(namespace, pod, container string) (string, error) {
+	pattern := filepath.Join(l.dir, "node*", "logs", "pods", namespace+"_"+pod+"_*", container, "*.log")
+	found, err := filepath.Glob(pattern)
+	if err != nil || len(found) == 0 {
+		return "", fmt.Errorf("no log %s: %w", pattern, errors.Join(fs.ErrNotExist, err))
+	}
+	slices.SortFunc(found, func(a, b string) int { // 10.log is after 9.log
+		return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
+	})
+	var all strings.Builder
+	for _, file := range found {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return "", err
+		}
+		for line := range strings.Lines(string(content)) {
+			if fields := strings.SplitN(line, " ", 4); len(fields) == 4 {
+				if fields[2] == "P" {
+					fields[3] = strings.TrimSuffix(fields[3], "\n")
+				}
+				all.WriteString(fields[3])
+			}
+		}
+	}
+	return all.String(), nil
 }

@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/portway-dev/portway/integration/lab/internal/layout"
+	"github.com/portway-dev/portway/integration/lab/internal/machine"
 	"github.com/portway-dev/portway/integration/lab/internal/netns"
 )
 
@@ -29,8 +30,7 @@ type Place struct {
 	lab  *Lab
 	name string
 	find func() (target, error)
-	// Addresses of the place, IPv4 first; the second is in use in a dual-stack
-	// lab only.
+	// Addresses of the place, IPv4 first.
 	Addresses []netip.Addr
 }
 
@@ -41,20 +41,20 @@ type target struct {
 	// run in its mount, process and host name namespaces, too.
 	node int
 	// pod is the first process of a container as its node numbers it; commands
-	// then run in its namespaces and in its root.
+	// then run in its namespaces and, on the small level, in its root.
 	pod int
 }
 
 // Machine is where the API server runs; it reaches nodes and pods.
 func (l *Lab) Machine() *Place {
-	return &Place{lab: l, name: "machine", Addresses: layout.Machine().List(true), find: func() (target, error) {
+	return &Place{lab: l, name: "machine", Addresses: layout.Machine().List(l.families), find: func() (target, error) {
 		return target{net: fmt.Sprintf("/proc/%d/ns/net", l.first.pid)}, nil
 	}}
 }
 
 // Outside is a client that is no part of the cluster. It reaches nodes, not pods.
 func (l *Lab) Outside() *Place {
-	return &Place{lab: l, name: "outside", Addresses: layout.Outside().List(true), find: func() (target, error) {
+	return &Place{lab: l, name: "outside", Addresses: layout.Outside().List(l.families), find: func() (target, error) {
 		status, err := l.Status()
 		return target{net: l.inside(status.Outside)}, err
 	}}
@@ -62,7 +62,7 @@ func (l *Lab) Outside() *Place {
 
 // Node is node I. A node has another place after each boot.
 func (l *Lab) Node(i int) *Place {
-	return &Place{lab: l, name: layout.NodeName(i), Addresses: layout.Node(i).List(true), find: func() (target, error) {
+	return &Place{lab: l, name: layout.NodeName(i), Addresses: layout.Node(i).List(l.families), find: func() (target, error) {
 		status, err := l.Status()
 		if err != nil {
 			return target{}, err
@@ -77,7 +77,8 @@ func (l *Lab) Node(i int) *Place {
 
 // Pod is a running pod: commands run in the named container of it, the first one if
 // the name is empty. It is the place of the pod as it is now: a pod of the same
-// name that is made later is another one.
+// name that is made later is another one. On the full level commands find the files of
+// the node: those of an image may be no more than the one program it runs.
 func (l *Lab) Pod(ctx context.Context, namespace, name, container string) (*Place, error) {
 	out, err := l.Kubectl(ctx, "get", "pod", "-n", namespace, name, "-o", "json")
 	if err != nil {
@@ -91,17 +92,17 @@ func (l *Lab) Pod(ctx context.Context, namespace, name, container string) (*Plac
 	if _, err := fmt.Sscanf(pod.Spec.NodeName, "node%d", &node); err != nil {
 		return nil, fmt.Errorf("pod %s/%s is on no node of the lab: %q", namespace, name, pod.Spec.NodeName)
 	}
-	file := filepath.Join(l.dir, pod.Spec.NodeName, "pods", string(pod.UID), "pids", orDefault(container, pod.Spec.Containers[0].Name))
+	container = orDefault(container, pod.Spec.Containers[0].Name)
+	number := l.fakeNumber
+	if l.full {
+		number = l.fullNumber
+	}
 	p := &Place{lab: l, name: namespace + "/" + name, find: func() (target, error) {
 		at, err := l.Node(node).find()
 		if err != nil {
 			return at, err
 		}
-		content, err := os.ReadFile(file)
-		if err != nil {
-			return at, fmt.Errorf("container does not run: %w", err)
-		}
-		at.pod, err = strconv.Atoi(string(content))
+		at.pod, err = number(context.WithoutCancel(ctx), node, string(pod.UID), container)
 		at.net = l.inside(fmt.Sprintf("/proc/%d/root/proc/%d/ns/net", at.node, at.pod))
 		return at, err
 	}}
@@ -113,6 +114,39 @@ func (l *Lab) Pod(ctx context.Context, namespace, name, container string) (*Plac
 		p.Addresses = append(p.Addresses, addr)
 	}
 	return p, nil
+}
+
+// fakeNumber is the first process of a container of the small level, as its node numbers
+// it.
+func (l *Lab) fakeNumber(_ context.Context, node int, pod, container string) (int, error) {
+	content, err := os.ReadFile(filepath.Join(l.dir, layout.NodeName(node), "pods", pod, "pids", container))
+	if err != nil {
+		return 0, fmt.Errorf("container does not run: %w", err)
+	}
+	return strconv.Atoi(string(content))
+}
+
+// fullNumber is that of a container of the full level.
+func (l *Lab) fullNumber(ctx context.Context, node int, pod, container string) (int, error) {
+	ctr := func(args ...string) (string, error) {
+		return l.Node(node).Output(ctx, "ctr", append([]string{"--namespace", machine.PodImages}, args...)...)
+	}
+	which := fmt.Sprintf(`labels."io.kubernetes.pod.uid"==%s,labels."io.kubernetes.container.name"==%s`, pod, container)
+	ids, err := ctr("containers", "list", "--quiet", which)
+	if err != nil {
+		return 0, err
+	}
+	tasks, err := ctr("tasks", "list")
+	if err != nil {
+		return 0, err
+	}
+	for task := range strings.Lines(tasks) {
+		fields := strings.Fields(task) // TASK PID STATUS
+		if len(fields) == 3 && fields[2] == "RUNNING" && slices.Contains(strings.Fields(ids), fields[0]) {
+			return strconv.Atoi(fields[1])
+		}
+	}
+	return 0, fmt.Errorf("container %s does not run", container)
 }
 
 // inside is a path of the lab as the machine sees it.
@@ -132,7 +166,12 @@ func (p *Place) Command(ctx context.Context, name string, args ...string) (*exec
 	}
 	enter := []string{"--net=" + at.net, "--"}
 	lab, node := []string{"-t", fmt.Sprint(p.lab.first.pid), "-m", "-p", "--"}, []string{"nsenter", "-t", fmt.Sprint(at.node), "-m", "-n", "-p", "-u", "-i"}
+	if p.lab.full {
+		node = append(node, "-C")
+	}
 	switch {
+	case at.pod > 0 && p.lab.full:
+		enter = slices.Concat(lab, node, []string{"--", "nsenter", "-t", fmt.Sprint(at.pod), "-n", "-u", "-i", "--"})
 	case at.pod > 0:
 		enter = slices.Concat(lab, node, []string{"--", "nsenter", "-t", fmt.Sprint(at.pod), "-m", "-n", "-p", "-u", "-i", "-r", "-w", "--"})
 	case at.node > 0:
@@ -205,8 +244,12 @@ func (l *Lab) Apply(ctx context.Context, manifests string) error {
 	return nil
 }
 
-// PodLog returns what a container has printed so far, over all its restarts.
+// PodLog returns what a container has printed so far, over all its restarts; on the full
+// level over those whose logs the kubelet has kept.
 func (l *Lab) PodLog(namespace, pod, container string) (string, error) {
+	if l.full {
+		return l.kubeletLog(namespace, pod, container)
+	}
 	name := namespace + "_" + pod + "_" + container + ".log"
 	found, err := filepath.Glob(filepath.Join(l.dir, "node*", "logs", name))
 	if err != nil || len(found) == 0 {

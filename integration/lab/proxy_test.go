@@ -1,15 +1,14 @@
 package lab_test
 
 import (
+	"context"
+	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/portway-dev/portway/integration/lab"
 )
@@ -17,31 +16,10 @@ import (
 // TestKubeProxy: in both modes Services work as soon as Proxy returns, without the rules of
 // the former mode.
 func TestKubeProxy(t *testing.T) {
-	l := start(t, lab.Options{Nodes: 2, Dual: true, CRDs: lab.CRDsNone, KubeProxy: lab.ProxyNFTables})
-	config, err := l.RESTConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &fixture{Lab: l, client: client}
-	manifests, err := os.ReadFile("testdata/smoke.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Apply(t.Context(), string(manifests)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := l.Kubectl(t.Context(), "patch", "service", "echo", "-p", `{"spec":{"type":"NodePort"}}`); err != nil {
-		t.Fatal(err)
-	}
-	f.podsReady(t, "app=echo", pods, 20*time.Second)
-	service, err := client.CoreV1().Services("default").Get(t.Context(), "echo", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := lab.Options{Nodes: 2, Dual: true, CRDs: lab.CRDsNone, KubeProxy: lab.ProxyNFTables}
+	l := start(t, o)
+	f := newFixture(t, l, o, "smoke.yaml")
+	service := f.nodePort(t)
 	for _, mode := range []string{lab.ProxyNFTables, lab.ProxyIPTables, lab.ProxyNFTables, lab.ProxyLegacy} {
 		for i := 1; i <= 2; i++ {
 			if err := l.Proxy(i, mode); err != nil {
@@ -63,10 +41,29 @@ func TestKubeProxy(t *testing.T) {
 	}
 }
 
+// nodePort opens a port for the Service on every node.
+func (f *fixture) nodePort(t *testing.T) *corev1.Service {
+	t.Helper()
+	if _, err := f.Kubectl(t.Context(), "patch", "service", "echo", "-p", `{"spec":{"type":"NodePort"}}`); err != nil {
+		t.Fatal(err)
+	}
+	service, err := f.client.CoreV1().Services("default").Get(t.Context(), "echo", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return service
+}
+
 // serves: a Service answers at a node's addresses, to the outside, and at its own, to the
 // node.
 func (f *fixture) serves(t *testing.T, node int, service *corev1.Service) {
 	t.Helper()
+	if err := f.served(t.Context(), node, service); err != nil {
+		t.Error(err)
+	}
+}
+
+func (f *fixture) served(ctx context.Context, node int, service *corev1.Service) error {
 	var at []netip.AddrPort
 	for _, ip := range service.Spec.ClusterIPs {
 		at = append(at, netip.AddrPortFrom(netip.MustParseAddr(ip), uint16(service.Spec.Ports[0].Port)))
@@ -79,10 +76,11 @@ func (f *fixture) serves(t *testing.T, node int, service *corev1.Service) {
 		if i < len(service.Spec.ClusterIPs) {
 			from = f.Node(node)
 		}
-		if line, _, err := ask(t.Context(), from, "tcp", to.String()); err != nil || !strings.HasPrefix(line, "pod=echo-") {
-			t.Errorf("%s: answer %q, %v", to, line, err)
+		if line, _, err := ask(ctx, from, "tcp", to.String()); err != nil || !strings.HasPrefix(line, "pod=echo-") {
+			return fmt.Errorf("%s: answer %q, %w", to, line, err)
 		}
 	}
+	return nil
 }
 
 // ruledBy: the rules are those of one mode.

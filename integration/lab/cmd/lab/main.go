@@ -19,6 +19,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/portway-dev/portway/integration/lab"
+	"github.com/portway-dev/portway/integration/lab/internal/cgroup"
 	"github.com/portway-dev/portway/integration/lab/internal/machine"
 	"github.com/portway-dev/portway/integration/lab/internal/pid1"
 )
@@ -46,7 +47,7 @@ func root() *cobra.Command {
 	}
 	c.PersistentFlags().StringVar(&dir, "dir", lab.DefaultDir(), "directory of the lab; PORTWAY_LAB_DIR")
 	c.AddCommand(
-		build(), up(&dir), down(&dir), status(&dir), logs(&dir), image(&dir), boot(), runMachine(),
+		build(), up(&dir), down(&dir), status(&dir), logs(&dir), image(&dir), boot(), join(), removeGroups(), runMachine(),
 		place(&dir, "shell", "machine", "on the machine of the API server", (*lab.Lab).Machine),
 		place(&dir, "outside", "outside", "as a client outside the cluster", (*lab.Lab).Outside),
 		node(&dir), pod(&dir), kubectl(&dir),
@@ -54,7 +55,7 @@ func root() *cobra.Command {
 		onNode(&dir, "boot", "start a node again, or a new one", (*lab.Lab).Boot),
 		onNode(&dir, "disconnect", "take a node off the network", (*lab.Lab).Disconnect),
 		onNode(&dir, "connect", "put a node back on the network", (*lab.Lab).Connect),
-		proxy(&dir),
+		proxy(&dir), kubelet(&dir), load(&dir), pack(),
 		onComponent(&dir, "stop", "kill a component of the control plane", (*lab.Lab).Stop),
 		onComponent(&dir, "start", "start a component of the control plane", (*lab.Lab).Start),
 	)
@@ -62,16 +63,23 @@ func root() *cobra.Command {
 }
 
 func build() *cobra.Command {
-	return &cobra.Command{
+	var full bool
+	c := &cobra.Command{
 		Use: "build", Short: "build the lab's programs, if they are out of date", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			bin, err := lab.Build(cmd.Context(), os.Stderr)
+			compile := lab.Build
+			if full {
+				compile = lab.BuildFull
+			}
+			bin, err := compile(cmd.Context(), os.Stderr)
 			if err == nil {
 				fmt.Println(bin)
 			}
 			return err
 		},
 	}
+	c.Flags().BoolVar(&full, "full", false, "those of the full level, too")
+	return c
 }
 
 func up(dir *string) *cobra.Command {
@@ -86,6 +94,9 @@ func up(dir *string) *cobra.Command {
 					return err
 				}
 			}
+			if o.KubeProxy == "none" {
+				o.KubeProxy = ""
+			}
 			started := time.Now()
 			l, err := lab.Up(cmd.Context(), o)
 			if err != nil {
@@ -97,10 +108,14 @@ func up(dir *string) *cobra.Command {
 	}
 	flags := c.Flags()
 	flags.BoolVar(&o.Dual, "dual", false, "IPv4 and IPv6")
+	flags.BoolVar(&o.OnlyIPv6, "ipv6", false, "IPv6 alone")
+	flags.BoolVar(&o.Full, "full", false, "full level: kubelet, containerd, runc and CNI plugins")
+	flags.StringVar(&o.CNI, "cni", "", "full level: plugin that connects the pods, ptp (default) or bridge")
+	flags.StringSliceVar(&o.Archives, "load", nil, "full level: image archive for every node")
 	flags.StringVar(&o.CRDs, "crds", lab.CRDsStandard, "standard, experimental, v1alpha2, none or a directory")
-	flags.StringToStringVar(&o.Images, "image", nil, "NAME=BINARY: what stands for an image")
-	flags.StringSliceVar(&o.BinDirs, "bin", nil, "directory of binaries called like their images")
-	flags.StringVar(&o.KubeProxy, "kube-proxy", "", "run kube-proxy on every node, in mode nftables (without a value), iptables or iptables-legacy")
+	flags.StringToStringVar(&o.Images, "image", nil, "NAME=BINARY: small level: what stands for an image")
+	flags.StringSliceVar(&o.BinDirs, "bin", nil, "small level: directory of binaries called like their images")
+	flags.StringVar(&o.KubeProxy, "kube-proxy", "", "run kube-proxy on every node, in mode nftables (without a value), iptables, iptables-legacy or none (default)")
 	flags.Lookup("kube-proxy").NoOptDefVal = lab.ProxyNFTables
 	flags.BoolVar(&o.Audit, "audit", false, "record the requests of service accounts in audit.log")
 	return c
@@ -287,6 +302,56 @@ func proxy(dir *string) *cobra.Command {
 	}
 }
 
+func kubelet(dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "kubelet stop|start|restart I", Short: "full level: kill or start the kubelet of a node; its pods run on", Args: cobra.ExactArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			i, err := strconv.Atoi(args[1])
+			if err != nil {
+				return err
+			}
+			l, err := lab.Open(*dir)
+			if err != nil {
+				return err
+			}
+			switch args[0] {
+			case "stop":
+				return l.StopKubelet(i)
+			case "start":
+				return l.StartKubelet(i)
+			case "restart":
+				return errors.Join(l.StopKubelet(i), l.StartKubelet(i))
+			}
+			return fmt.Errorf("%q is not stop, start or restart", args[0])
+		},
+	}
+}
+
+func load(dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "load ARCHIVE...", Short: "full level: load images into all nodes", Args: cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			l, err := lab.Open(*dir)
+			if err != nil {
+				return err
+			}
+			for _, archive := range args {
+				if err := l.Load(archive); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func pack() *cobra.Command {
+	return &cobra.Command{
+		Use: "pack ARCHIVE IMAGE:TAG PROGRAM...", Short: "make an image archive of static programs, which are at its root", Args: cobra.MinimumNArgs(3),
+		RunE: func(_ *cobra.Command, args []string) error { return lab.Pack(args[0], args[1], args[2:]...) },
+	}
+}
+
 func onComponent(dir *string, use, short string, do func(*lab.Lab, string) error) *cobra.Command {
 	names := map[string]string{"apiserver": lab.APIServer, "controller-manager": lab.ControllerManager, "scheduler": lab.Scheduler}
 	return &cobra.Command{
@@ -320,6 +385,9 @@ func boot() *cobra.Command {
 	}
 	c.Flags().StringVar(&config.Hostname, "hostname", "", "")
 	c.Flags().StringArrayVar(&config.Binds, "bind", nil, "")
+	c.Flags().BoolVar(&config.Cgroups, "cgroups", false, "")
+	c.Flags().StringVar(&config.Group, "group", "", "")
+	c.Flags().BoolVar(&config.Shared, "shared", false, "")
 	return c
 }
 
@@ -338,5 +406,25 @@ func runMachine() *cobra.Command {
 			}
 			return m.Run(klog.NewContext(cmd.Context(), klog.Background()))
 		},
+	}
+}
+
+// join becomes a command in a control group; with --own as the root that it sees.
+func join() *cobra.Command {
+	var own bool
+	c := &cobra.Command{
+		Use: "join GROUP COMMAND...", Hidden: true, Args: cobra.MinimumNArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error { return cgroup.Exec(args[0], own, args[1:]) },
+	}
+	c.Flags().BoolVar(&own, "own", false, "")
+	c.Flags().SetInterspersed(false)
+	return c
+}
+
+// removeGroups runs in a mount namespace of its own.
+func removeGroups() *cobra.Command {
+	return &cobra.Command{
+		Use: "remove-groups GROUP", Hidden: true, Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error { return cgroup.MountAndRemove(args[0]) },
 	}
 }

@@ -28,6 +28,28 @@ const (
 	podsV4, podsV6         = "10.244.0.0/16", "fd24::/48"
 )
 
+// Families are the address families of a lab.
+type Families string
+
+// What a lab may have.
+const (
+	IPv4 Families = "IPv4"
+	IPv6 Families = "IPv6"
+	Dual Families = "dual stack" // IPv4 first
+)
+
+// pick returns those of the two that are of the families.
+func pick[T any](f Families, v4, v6 T) []T {
+	switch f {
+	case IPv6:
+		return []T{v6}
+	case Dual:
+		return []T{v4, v6}
+	default:
+		return []T{v4}
+	}
+}
+
 // Pair is the two addresses of one place.
 type Pair struct{ V4, V6 netip.Addr }
 
@@ -50,42 +72,36 @@ func pair(n int) Pair {
 	}
 }
 
-// List returns the addresses in use: both in a dual-stack lab, else IPv4 only.
-func (p Pair) List(dual bool) []netip.Addr {
-	if dual {
-		return []netip.Addr{p.V4, p.V6}
-	}
-	return []netip.Addr{p.V4}
-}
+// List returns the addresses in use.
+func (p Pair) List(f Families) []netip.Addr { return pick(f, p.V4, p.V6) }
 
-// PodRanges are the pod addresses of node I, IPv4 first.
-func PodRanges(i int, dual bool) []netip.Prefix {
-	ranges := []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i))}
-	if dual {
-		ranges = append(ranges, netip.MustParsePrefix(fmt.Sprintf("fd24:0:0:%d::/64", i)))
-	}
-	return ranges
+// PodRanges are the pod addresses of node I.
+func PodRanges(i int, f Families) []netip.Prefix {
+	return pick(f, netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i)), netip.MustParsePrefix(fmt.Sprintf("fd24:0:0:%d::/64", i)))
 }
 
 // Pods is the value of --cluster-cidr.
-func Pods(dual bool) string { return join(dual, podsV4, podsV6) }
+func Pods(f Families) string { return strings.Join(pick(f, podsV4, podsV6), ",") }
 
 // Services is the value of --service-cluster-ip-range.
-func Services(dual bool) string { return join(dual, servicesV4, servicesV6) }
+func Services(f Families) string { return strings.Join(pick(f, servicesV4, servicesV6), ",") }
 
-// ServiceAddresses are the first addresses of the service ranges, which are those
-// of the Service "kubernetes".
-func ServiceAddresses() []netip.Addr {
+// DNS is the address that pods are told to ask for names. Nothing answers there unless
+// somebody makes a Service that does.
+func DNS(f Families) netip.Addr {
+	addr := ServiceAddresses(f)[0]
+	for range 9 {
+		addr = addr.Next()
+	}
+	return addr
+}
+
+// ServiceAddresses are the first addresses of the service ranges, of which the Service
+// "kubernetes" has that of the first family.
+func ServiceAddresses(f Families) []netip.Addr {
 	var first []netip.Addr
-	for _, s := range []string{servicesV4, servicesV6} {
+	for _, s := range pick(f, servicesV4, servicesV6) {
 		first = append(first, netip.MustParsePrefix(s).Addr().Next())
 	}
 	return first
-}
-
-func join(dual bool, v4, v6 string) string {
-	if dual {
-		return strings.Join([]string{v4, v6}, ",")
-	}
-	return v4
 }

@@ -32,12 +32,17 @@ type Proxy struct {
 	Mode string
 }
 
+// Kubelet says whether the kubelet of a node is to run.
+type Kubelet struct {
+	Node int
+	Run  bool
+}
+
 // Status says what runs. Processes are numbered as the lab sees them: the first
 // process of the lab is 1.
 type Status struct {
 	Ready      bool
-	Failed     string // why the lab did not come up
-	Dual       bool
+	Failed     string         // why the lab did not come up
 	Machine    int            // this process
 	Outside    string         // path of the network namespace outside
 	Nodes      map[int]int    // the first process of each node that runs
@@ -62,6 +67,17 @@ func (c *Control) Wire(w Wire, _ *None) error { return c.machine.Wire(w.Node, w.
 // Proxy is Machine.Proxy.
 func (c *Control) Proxy(p Proxy, _ *None) error { return c.machine.Proxy(c.ctx, p.Node, p.Mode) }
 
+// Kubelet is Machine.StartKubelet or StopKubelet.
+func (c *Control) Kubelet(k Kubelet, _ *None) error {
+	if k.Run {
+		return c.machine.StartKubelet(c.ctx, k.Node)
+	}
+	return c.machine.StopKubelet(k.Node)
+}
+
+// Load is Machine.Load.
+func (c *Control) Load(archive string, _ *None) error { return c.machine.Load(c.ctx, archive) }
+
 // Start is Machine.Start.
 func (c *Control) Start(component string, _ *None) error {
 	return c.machine.Start(c.ctx, component)
@@ -73,7 +89,7 @@ func (c *Control) Stop(component string, _ *None) error { return c.machine.Stop(
 func (m *Machine) status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := Status{Ready: m.ready, Dual: m.Dual, Machine: os.Getpid(), Nodes: map[int]int{}, Components: map[string]int{}}
+	s := Status{Ready: m.ready, Machine: os.Getpid(), Nodes: map[int]int{}, Components: map[string]int{}}
 	if m.failed != nil {
 		s.Failed = m.failed.Error()
 	}

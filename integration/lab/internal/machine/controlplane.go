@@ -113,22 +113,24 @@ func (m *Machine) makeCredentials() error {
 		return err
 	}
 	m.authority = authority
-	addrs := append(layout.Machine().List(true), layout.ServiceAddresses()...)
+	addrs := append(layout.Machine().List(layout.Dual), layout.ServiceAddresses(layout.Dual)...)
 	addrs = append(addrs, netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback())
 	names := []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"}
 	if err := errors.Join(authority.Serving("apiserver", names, addrs), authority.SigningKey("serviceaccounts")); err != nil {
 		return err
 	}
 	for user, groups := range map[string][]string{
-		"admin":                          {adminGroup},
-		"system:" + ControllerManager:    nil,
-		"system:" + Scheduler:            nil,
-		"system:kube-proxy":              nil,
-		"system:kube-apiserver-to-nodes": {adminGroup},
+		"admin":                       {adminGroup},
+		"system:" + ControllerManager: nil,
+		"system:" + Scheduler:         nil,
+		"system:kube-proxy":           nil,
 	} {
 		if err := m.writeKubeconfig(user, user, groups...); err != nil {
 			return err
 		}
+	}
+	if err := m.authority.ClientFiles(kubeletUser, "system:"+kubeletUser, adminGroup); err != nil {
+		return err
 	}
 	if !m.Audit {
 		return nil
@@ -148,6 +150,11 @@ rules:
 - level: None
 `
 
+// apiServer is where everybody but a pod finds it.
+func (m *Machine) apiServer() netip.AddrPort {
+	return netip.AddrPortFrom(layout.Machine().List(m.Families)[0], apiPort)
+}
+
 func (m *Machine) pki(file string) string { return filepath.Join(m.Dir, "pki", file) }
 func (m *Machine) kubeconfig(name string) string {
 	return filepath.Join(m.Dir, "pki", name+".kubeconfig")
@@ -164,7 +171,7 @@ func (m *Machine) writeKubeconfig(name, user string, groups ...string) error {
 	}
 	config := clientcmdapi.NewConfig()
 	config.Clusters["lab"] = &clientcmdapi.Cluster{
-		Server:                   "https://" + netip.AddrPortFrom(layout.Machine().V4, apiPort).String(),
+		Server:                   "https://" + m.apiServer().String(),
 		CertificateAuthorityData: m.authority.PEM(),
 	}
 	config.AuthInfos["lab"] = &clientcmdapi.AuthInfo{ClientCertificateData: cert, ClientKeyData: key}
@@ -194,20 +201,21 @@ func (m *Machine) etcdArgs() []string {
 
 func (m *Machine) apiServerArgs() []string {
 	bind := "0.0.0.0"
-	if m.Dual {
+	if m.Families != layout.IPv4 {
 		bind = "::"
 	}
 	args := []string{
 		"--etcd-servers", etcdURL,
-		"--bind-address", bind, "--advertise-address", layout.Machine().V4.String(), "--secure-port", fmt.Sprint(apiPort),
+		"--bind-address", bind, "--advertise-address", m.apiServer().Addr().String(), "--secure-port", fmt.Sprint(apiPort),
 		"--tls-cert-file", m.pki("apiserver.crt"), "--tls-private-key-file", m.pki("apiserver.key"),
 		"--client-ca-file", m.pki("ca.crt"),
-		"--service-cluster-ip-range", layout.Services(m.Dual),
+		"--service-cluster-ip-range", layout.Services(m.Families),
 		"--service-account-issuer", "https://kubernetes.default.svc",
 		"--service-account-key-file", m.pki("serviceaccounts.pub"),
 		"--service-account-signing-key-file", m.pki("serviceaccounts.key"),
 		"--authorization-mode", "Node,RBAC", "--enable-admission-plugins", "NodeRestriction", "--allow-privileged",
 		"--kubelet-preferred-address-types", "InternalIP",
+		"--kubelet-client-certificate", m.pki(kubeletUser + ".crt"), "--kubelet-client-key", m.pki(kubeletUser + ".key"),
 		// The machine has two cores and many tests; nobody is to be throttled
 		// by anything but its own client.
 		"--enable-priority-and-fairness=false", "--max-requests-inflight", "0", "--max-mutating-requests-inflight", "0",
@@ -224,7 +232,7 @@ func (m *Machine) controllerManagerArgs() []string {
 		"--kubeconfig", m.componentConfig(ControllerManager), "--leader-elect=false", "--use-service-account-credentials",
 		"--authentication-kubeconfig", m.componentConfig(ControllerManager), "--authorization-kubeconfig", m.componentConfig(ControllerManager),
 		"--root-ca-file", m.pki("ca.crt"), "--service-account-private-key-file", m.pki("serviceaccounts.key"),
-		"--cluster-cidr", layout.Pods(m.Dual), "--service-cluster-ip-range", layout.Services(m.Dual),
+		"--cluster-cidr", layout.Pods(m.Families), "--service-cluster-ip-range", layout.Services(m.Families),
 		"--allocate-node-cidrs=false", // a node's pod range follows from its number
 		"--node-monitor-grace-period", monitorGrace.String(), "--node-monitor-period", "500ms",
 		"--kube-api-qps", "300", "--kube-api-burst", "600",

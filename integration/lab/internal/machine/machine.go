@@ -25,10 +25,12 @@ import (
 
 // Config is what a lab is made of. It is read from DIR/config.json.
 type Config struct {
-	Dir   string // where everything of this lab is written
-	Bin   string // the lab's own binaries
-	Nodes int
-	Dual  bool // IPv4 and IPv6, else IPv4 only
+	Dir      string // where everything of this lab is written
+	Bin      string // the lab's own binaries
+	Nodes    int
+	Families layout.Families // of all addresses
+	Full     bool            // real kubelets
+	CNI      string          // the plugin of the full level that connects pods
 	// Images maps an image's name, without tag, to a binary; BinDirs are searched
 	// for a binary called like the last part of the name.
 	Images    map[string]string

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -32,7 +34,7 @@ func (m *Machine) makeNetwork() error {
 		return err
 	}
 	defer own.Close()
-	if err := setUp(own, br, layout.Machine().List(m.Dual)); err != nil {
+	if err := setUp(own, br, layout.Machine().List(m.Families)); err != nil {
 		return err
 	}
 	if m.outside, err = netns.New(); err != nil {
@@ -41,7 +43,29 @@ func (m *Machine) makeNetwork() error {
 	if err := prepareNamespace(m.outside, false); err != nil {
 		return err
 	}
-	return m.plug(m.outside, "outside", layout.Outside().List(m.Dual), false)
+	if err := m.plug(m.outside, "outside", layout.Outside(), false); err != nil || !m.Full {
+		return err
+	}
+	return m.serveAPI()
+}
+
+// serveAPI answers at the address of the Service "kubernetes" for nodes without
+// kube-proxy: what they do not translate comes here by their default route.
+func (m *Machine) serveAPI() error {
+	rules := "table inet lab {\n\tchain prerouting {\n\t\ttype nat hook prerouting priority dstnat\n"
+	for _, addr := range layout.ServiceAddresses(m.Families) {
+		family := "ip"
+		if addr.Is6() {
+			family = "ip6"
+		}
+		rules += fmt.Sprintf("\t\t%s daddr %s tcp dport 443 redirect to :%d\n", family, addr, apiPort)
+	}
+	nft := exec.Command("nft", "-f", "-")
+	nft.Stdin = strings.NewReader(rules + "\t}\n}\n")
+	if out, err := nft.CombinedOutput(); err != nil {
+		return fmt.Errorf("serve the API: nft: %w: %s", err, out)
+	}
+	return nil
 }
 
 // prepareNamespace sets the loopback up and what must be set before there are
@@ -77,7 +101,7 @@ func prepareNamespace(place *netns.Handle, forward bool) error {
 }
 
 // plug connects a namespace to the bridge: its eth0, and a veth called NAME here.
-func (m *Machine) plug(place *netns.Handle, name string, addrs []netip.Addr, defaultRoute bool) error {
+func (m *Machine) plug(place *netns.Handle, name string, addrs layout.Pair, defaultRoute bool) error {
 	own, err := m.machine.Netlink()
 	if err != nil {
 		return err
@@ -93,7 +117,7 @@ func (m *Machine) plug(place *netns.Handle, name string, addrs []netip.Addr, def
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MasterIndex = name, br.Attrs().Index
 	veth := &netlink.Veth{
-		LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(place.FD()), PeerHardwareAddr: hardwareAddr(addrs[0]),
+		LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(place.FD()), PeerHardwareAddr: hardwareAddr(addrs.V4),
 	}
 	if err := own.LinkAdd(veth); err != nil {
 		return fmt.Errorf("connect %s: %w", name, err)
@@ -110,13 +134,13 @@ func (m *Machine) plug(place *netns.Handle, name string, addrs []netip.Addr, def
 	if err != nil {
 		return err
 	}
-	if err := setUp(inside, eth0, addrs); err != nil {
+	if err := setUp(inside, eth0, addrs.List(m.Families)); err != nil {
 		return err
 	}
 	if !defaultRoute {
 		return nil
 	}
-	for _, gateway := range layout.Machine().List(m.Dual) {
+	for _, gateway := range layout.Machine().List(m.Families) {
 		if err := inside.RouteReplace(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: gateway.AsSlice(), Dst: everywhere(gateway)}); err != nil {
 			return fmt.Errorf("default route of %s: %w", name, err)
 		}
@@ -174,8 +198,8 @@ func (m *Machine) routePods(in *netns.Handle, i int) error {
 		return err
 	}
 	defer handle.Close()
-	gateways := layout.Node(i).List(m.Dual)
-	for family, pods := range layout.PodRanges(i, m.Dual) {
+	gateways := layout.Node(i).List(m.Families)
+	for family, pods := range layout.PodRanges(i, m.Families) {
 		route := &netlink.Route{
 			Dst: &net.IPNet{IP: pods.Addr().AsSlice(), Mask: net.CIDRMask(pods.Bits(), pods.Addr().BitLen())},
 			Gw:  gateways[family].AsSlice(),

@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
+	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/klog/v2"
 
+	"github.com/portway-dev/portway/integration/lab/internal/cgroup"
 	"github.com/portway-dev/portway/integration/lab/internal/layout"
 	"github.com/portway-dev/portway/integration/lab/internal/netns"
 	"github.com/portway-dev/portway/integration/lab/internal/pid1"
@@ -28,7 +30,9 @@ type node struct {
 	place *netns.Handle
 	boot  string // changes with every boot
 	init  *process
-	proxy *process // nil: no kube-proxy
+	// kubelet is that of the full level: on the small one the fake is started by init.
+	kubelet *process
+	proxy   *process // nil: no kube-proxy
 }
 
 // Boot starts node I and waits until it is Ready and has the rules of its kube-proxy. A
@@ -51,6 +55,11 @@ func (m *Machine) Boot(ctx context.Context, i int) error {
 	m.mu.Unlock()
 	if err != nil {
 		return err
+	}
+	if m.Full {
+		if err := m.startFull(ctx, i, booted); err != nil {
+			return err
+		}
 	}
 	err = waitFor(ctx, nodeReadyLimit, layout.NodeName(i)+" to be Ready", booted.init, func(ctx context.Context) error {
 		return m.nodeReady(ctx, i, booted.boot)
@@ -79,34 +88,96 @@ func (m *Machine) startNodeIn(n *node, i int) error {
 	if err := prepareNamespace(n.place, true); err != nil {
 		return err
 	}
-	if err := m.plug(n.place, name, layout.Node(i).List(m.Dual), true); err != nil {
+	if err := m.plug(n.place, name, layout.Node(i), true); err != nil {
 		return err
 	}
 	if err := m.connectPods(n.place, i); err != nil {
 		return err
 	}
-	dir := filepath.Join(m.Dir, name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	init := []string{filepath.Join(m.Bin, "lab"), "init", "--hostname", name}
-	for _, private := range []string{"/var/lib", "/var/log"} {
-		from := filepath.Join(dir, "root", private)
-		if err := os.MkdirAll(from, 0o755); err != nil {
-			return err
-		}
-		init = append(init, "--bind", from+":"+private)
-	}
 	if err := m.writeKubeconfig(name, "system:node:"+name, "system:nodes"); err != nil {
 		return err
 	}
-	var err error
-	n.init, err = program{
-		name: "kubelet", logDir: dir, place: n.place, clone: pid1.CloneFlags,
-		args: append(append(init, "--"), m.kubeletArgs(i, n.boot)...),
-	}.start()
+	first := m.fakeProgram
+	if m.Full {
+		first = m.fullProgram
+	}
+	init, err := first(n, i)
+	if err != nil {
+		return err
+	}
+	init.logDir, init.place, init.clone = m.nodeFile(i, ""), n.place, pid1.CloneFlags
+	n.init, err = init.start()
 	return err
 }
+
+// fakeProgram is the first process of a node of the small level, which runs the kubelet.
+func (m *Machine) fakeProgram(n *node, i int) (program, error) {
+	init, err := m.initArgs(i, map[string]string{"root/var/lib": "/var/lib", "root/var/log": "/var/log"})
+	return program{name: "kubelet", args: slices.Concat(init, []string{"--"}, m.kubeletArgs(i, n.boot))}, err
+}
+
+// fullProgram is the first process of a node of the full level, which runs containerd. It
+// is in a control group of its own, below which the node sees nothing but its own; the
+// node's programs are in one below that, as the root of a node has no processes.
+func (m *Machine) fullProgram(n *node, i int) (program, error) {
+	init, err := m.initArgs(i, map[string]string{"root/var/lib": "/var/lib", "logs": "/var/log"})
+	if err != nil {
+		return program{}, err
+	}
+	shadows, err := m.shadowKernel(i, n.boot)
+	if err != nil {
+		return program{}, err
+	}
+	config, err := m.writeContainerdConfig(i)
+	if err != nil {
+		return program{}, err
+	}
+	join := []string{m.lab(), "join", "--own", m.group(i)}
+	init = slices.Concat(join, init, shadows, []string{"--shared", "--cgroups", "--group", systemGroup, "--", "containerd", "--config", config})
+	return program{name: "containerd", args: init}, nil
+}
+
+// initArgs start a node's first process, with directories of the node shown in place of
+// the machine's.
+func (m *Machine) initArgs(i int, private map[string]string) ([]string, error) {
+	init := []string{m.lab(), "init", "--hostname", layout.NodeName(i)}
+	for own, shown := range private {
+		from := m.nodeFile(i, own)
+		if err := os.MkdirAll(from, 0o755); err != nil {
+			return nil, err
+		}
+		init = append(init, "--bind", from+":"+shown)
+	}
+	return init, nil
+}
+
+// enter makes a command run in the namespaces of a node, and in its control groups if
+// it has any.
+func (m *Machine) enter(i int, n *node, command ...string) []string {
+	enter := []string{"nsenter", "-t", fmt.Sprint(n.init.pid()), "-m", "-n", "-p", "-u", "-i"}
+	if m.Full {
+		enter = slices.Concat([]string{m.lab(), "join", m.group(i) + "/" + systemGroup}, enter, []string{"-C"})
+	}
+	return slices.Concat(enter, []string{"--"}, command)
+}
+
+func (m *Machine) lab() string { return filepath.Join(m.Bin, "lab") }
+
+// nodeFile is a file of node I.
+func (m *Machine) nodeFile(i int, name string) string {
+	return filepath.Join(m.Dir, layout.NodeName(i), name)
+}
+
+// systemGroup is where the programs of a node are that are no pods.
+const systemGroup = "system"
+
+// Group is the control group of the lab in a directory.
+func Group(dir string) string {
+	return fmt.Sprintf("%s/%08x", cgroup.Root, crc32.ChecksumIEEE([]byte(dir)))
+}
+
+// group is the control group of node I.
+func (m *Machine) group(i int) string { return Group(m.Dir) + "/" + layout.NodeName(i) }
 
 // connectPods routes between the pods of node I and those of all others.
 func (m *Machine) connectPods(place *netns.Handle, i int) error {
@@ -138,9 +209,9 @@ func (m *Machine) kubeletArgs(i int, boot string) []string {
 		"--node", name,
 		"--boot-id", boot,
 		"--kubeconfig", m.kubeconfig(name),
-		"--addresses", joinStrings(layout.Node(i).List(m.Dual)),
-		"--pod-ranges", joinStrings(layout.PodRanges(i, m.Dual)),
-		"--api-server", netip.AddrPortFrom(layout.Machine().V4, apiPort).String(),
+		"--addresses", joinStrings(layout.Node(i).List(m.Families)),
+		"--pod-ranges", joinStrings(layout.PodRanges(i, m.Families)),
+		"--api-server", m.apiServer().String(),
 		"--dir", filepath.Join(m.Dir, name),
 		"--images", filepath.Join(m.Dir, ConfigFile),
 		"--v", "2",
@@ -184,7 +255,11 @@ func (m *Machine) Crash(i int) error {
 		return err
 	}
 	defer own.Close()
-	return errors.Join(unplug(own, layout.NodeName(i)), n.end())
+	err = errors.Join(unplug(own, layout.NodeName(i)), n.end())
+	if m.Full { // or the next boot would begin with what is dead
+		err = errors.Join(err, cgroup.Remove(m.group(i)))
+	}
+	return err
 }
 
 // Wire disconnects node I from the network, or connects it again, without its
@@ -209,7 +284,7 @@ func (m *Machine) Wire(i int, up bool) error {
 
 func (n *node) end() error {
 	var errs []error
-	for _, p := range []*process{n.init, n.proxy} {
+	for _, p := range []*process{n.init, n.kubelet, n.proxy} {
 		if p != nil {
 			errs = append(errs, p.kill())
 		}

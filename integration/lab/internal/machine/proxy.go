@@ -104,14 +104,13 @@ func (m *Machine) startProxy(n *node, i int, mode string) (*process, error) {
 	}
 	dir := filepath.Join(m.Dir, layout.NodeName(i))
 	file := filepath.Join(dir, "kube-proxy.yaml")
-	config := fmt.Sprintf(proxyConfig, mode, layout.NodeName(i), layout.Pods(m.Dual), proxyMetrics(i), m.componentConfig("kube-proxy"))
+	config := fmt.Sprintf(proxyConfig, mode, layout.NodeName(i), layout.Pods(m.Families), m.proxyMetrics(i), m.componentConfig("kube-proxy"))
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 		return nil, err
 	}
-	return program{name: "kube-proxy", logDir: dir, env: env, args: []string{
-		"nsenter", "-t", fmt.Sprint(n.init.pid()), "-m", "-n", "-p", "-u", "-i", "--",
-		filepath.Join(m.Bin, "kube-proxy"), "--config", file, "--v", "2",
-	}}.start()
+	return program{name: "kube-proxy", logDir: dir, env: env, args: m.enter(i, n,
+		filepath.Join(m.Bin, "kube-proxy"), "--config", file, "--v", "2"),
+	}.start()
 }
 
 // legacyPrograms makes a directory where the programs of iptables-legacy have the plain
@@ -135,11 +134,13 @@ func (m *Machine) legacyPrograms() (string, error) {
 	return dir, nil
 }
 
-func proxyMetrics(i int) netip.AddrPort { return netip.AddrPortFrom(layout.Node(i).V4, metricsPort) }
+func (m *Machine) proxyMetrics(i int) netip.AddrPort {
+	return netip.AddrPortFrom(layout.Node(i).List(m.Families)[0], metricsPort)
+}
 
 // proxySynced succeeds once rules were written for each family.
 func (m *Machine) proxySynced(ctx context.Context, i int) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/metrics", proxyMetrics(i)), nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/metrics", m.proxyMetrics(i)), nil)
 	if err != nil {
 		return err
 	}
@@ -151,14 +152,20 @@ func (m *Machine) proxySynced(ctx context.Context, i int) error {
 	if err := errors.Join(err, answer.Body.Close()); err != nil {
 		return err
 	}
-	families := 0
+	written := map[string]bool{}
 	for line := range strings.Lines(string(text)) {
 		if strings.HasPrefix(line, proxyMetric) && !strings.HasSuffix(line, " 0\n") {
-			families++
+			written[line[:strings.Index(line, "}")+1]] = true
 		}
 	}
-	if want := len(layout.Node(i).List(m.Dual)); families != want {
-		return fmt.Errorf("wrote the rules of %d of %d families", families, want)
+	for _, addr := range layout.Node(i).List(m.Families) {
+		family := "IPv4"
+		if addr.Is6() {
+			family = "IPv6"
+		}
+		if !written[fmt.Sprintf("%sip_family=%q}", proxyMetric, family)] {
+			return fmt.Errorf("has not written the rules of %s", family)
+		}
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/portway-dev/portway/integration/lab/internal/cgroup"
 )
 
 // CloneFlags are the namespaces that the first process must be started in, apart
@@ -22,7 +24,13 @@ type Config struct {
 	Hostname string
 	// Binds are "FROM:TO": a directory of the lab shown in place of one of the
 	// machine, so that nothing that runs here writes into the latter.
-	Binds   []string
+	Binds []string
+	// Cgroups mounts the control groups anew; Group is made and joined, if it is not
+	// empty.
+	Cgroups bool
+	Group   string
+	// Shared lets mounts spread among the mount namespaces made from this one.
+	Shared  bool
 	Command []string
 }
 
@@ -68,6 +76,21 @@ func prepare(c Config) error {
 		from, to, _ := strings.Cut(bind, ":")
 		if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("bind %s: %w", bind, err)
+		}
+	}
+	if c.Cgroups {
+		if err := cgroup.Mount(); err != nil {
+			return err
+		}
+	}
+	if c.Group != "" {
+		if err := cgroup.Join(c.Group); err != nil {
+			return err
+		}
+	}
+	if c.Shared {
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+			return fmt.Errorf("share mounts: %w", err)
 		}
 	}
 	if c.Hostname == "" {

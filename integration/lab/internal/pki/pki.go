@@ -70,6 +70,10 @@ func (a *Authority) Serving(name string, dns []string, addrs []netip.Addr) error
 	if err != nil {
 		return err
 	}
+	return a.write(name, cert, key)
+}
+
+func (a *Authority) write(name string, cert, key []byte) error {
 	if err := os.WriteFile(a.path(name+".crt"), cert, 0o644); err != nil {
 		return err
 	}
@@ -81,6 +85,15 @@ func (a *Authority) Client(user string, groups ...string) (cert, key []byte, err
 	template := a.template(pkix.Name{CommonName: user, Organization: groups})
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	return a.sign(template)
+}
+
+// ClientFiles writes the same to DIR/NAME.crt and DIR/NAME.key.
+func (a *Authority) ClientFiles(name, user string, groups ...string) error {
+	cert, key, err := a.Client(user, groups...)
+	if err != nil {
+		return err
+	}
+	return a.write(name, cert, key)
 }
 
 // SigningKey writes the key that signs service account tokens to DIR/NAME.key and

@@ -9,6 +9,10 @@
 // ECHO_HTTP=:PORT, GET / answers with the line and GET /healthz with 200, or 503
 // while the file named by ECHO_UNREADY exists. SIGTERM ends it; with
 // ECHO_LINGER=DURATION it goes on serving for so long first.
+//
+// In an image that is all there is, so it is a client, too: "echo ask tcp|udp
+// ADDRESS:PORT" prints the line of such a server, "echo api PATH" what the API server
+// says to the pod's service account.
 package main
 
 import (
@@ -27,6 +31,12 @@ import (
 func main() {
 	log.SetFlags(log.Lmicroseconds)
 	ports := os.Args[1:]
+	switch {
+	case len(ports) == 3 && ports[0] == "ask":
+		exit(ask(ports[1], ports[2]))
+	case len(ports) == 2 && ports[0] == "api":
+		exit(api(ports[1]))
+	}
 	if len(ports) == 0 {
 		ports = []string{"6000"}
 	}
@@ -54,6 +64,13 @@ func main() {
 	if linger, err := time.ParseDuration(os.Getenv("ECHO_LINGER")); err == nil {
 		time.Sleep(linger)
 	}
+}
+
+func exit(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
+	os.Exit(0)
 }
 
 func identity() string {
