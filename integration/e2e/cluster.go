@@ -29,7 +29,9 @@ const (
 	ClassName = "portway"
 
 	controllerName = "portway.dev/gateway-controller"
-	readyLimit     = time.Minute
+	// fullImage is what deploy-full names.
+	fullImage  = "portway:e2e"
+	readyLimit = time.Minute
 )
 
 // Options are what a cluster is started with.
@@ -40,7 +42,13 @@ type Options struct {
 	CRDs string
 	// KubeProxy, see lab.Options.
 	KubeProxy string
-	// Deployment is the directory here of what Deploy applies; default "deploy".
+	// Full and CNI, see lab.Options: the product is an image then.
+	Full bool
+	CNI  string
+	// OnlyIPv4 and OnlyIPv6 are for clusters of one family; default both.
+	OnlyIPv4, OnlyIPv6 bool
+	// Deployment is the directory here of what Deploy applies; default "deploy", with
+	// Full "deploy-full".
 	Deployment string
 	// BinDirs hold binaries for images of the tests.
 	BinDirs []string
@@ -74,14 +82,24 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 			return nil, err
 		}
 	}
-	l, err := lab.Up(ctx, lab.Options{
-		Dir: dir, Nodes: Nodes, Dual: true, CRDs: o.CRDs, KubeProxy: o.KubeProxy,
+	config := lab.Options{
+		Dir: dir, Nodes: Nodes, Dual: !o.OnlyIPv4 && !o.OnlyIPv6, OnlyIPv6: o.OnlyIPv6, CRDs: o.CRDs, KubeProxy: o.KubeProxy,
 		BinDirs: append([]string{bin}, o.BinDirs...), Images: o.Images, Progress: o.Progress,
-	})
+	}
+	deploy := "deploy"
+	if o.Full {
+		deploy = "deploy-full"
+		archive := filepath.Join(bin, "portway.tar")
+		if err := lab.Pack(archive, fullImage, filepath.Join(bin, "portway-controller"), filepath.Join(bin, "portway-agent")); err != nil {
+			return nil, err
+		}
+		config.Full, config.CNI, config.BinDirs, config.Archives = true, o.CNI, nil, []string{archive}
+	}
+	l, err := lab.Up(ctx, config)
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{Lab: l, root: root, deploy: filepath.Join(root, "integration", "e2e", cmp.Or(o.Deployment, "deploy"))}
+	c := &Cluster{Lab: l, root: root, deploy: filepath.Join(root, "integration", "e2e", cmp.Or(o.Deployment, deploy))}
 	if err := c.connect(); err != nil {
 		return nil, errors.Join(err, l.Down())
 	}

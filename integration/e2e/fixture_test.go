@@ -40,7 +40,11 @@ func startWith(t *testing.T, o Options) *Cluster {
 	if os.Getenv("E2E") == "" {
 		t.Skip("E2E=1 starts a Kubernetes on this machine; it needs root")
 	}
-	if _, err := lab.Build(t.Context(), os.Stderr); err != nil {
+	build := lab.Build
+	if o.Full {
+		build = lab.BuildFull
+	}
+	if _, err := build(t.Context(), os.Stderr); err != nil {
 		t.Fatal(err)
 	}
 	o.Name, o.Progress = "e2e-"+t.Name(), os.Stderr
