@@ -278,6 +278,10 @@ func (f *fixture) join(t *testing.T) { //nolint:thelper // a step of TestLab, no
 	}
 	f.podsReady(t, "app=host", f.nodes+1, 20*time.Second)
 	f.hostNetwork(t)
+	// What the other nodes know of the machine holds on.
+	if out, err := f.Machine().Output(t.Context(), "ip", "-brief", "link", "show", "br0"); err != nil || !strings.Contains(out, " 02:00:ac:1e:00:01 ") {
+		t.Errorf("the machine's link is %q, %v", out, err)
+	}
 }
 
 // disconnect: a node without a network is NotReady, and Ready when it is back.

@@ -24,7 +24,9 @@ func (m *Machine) makeNetwork() error {
 		return err
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = bridge
+	// Without an address of its own a bridge takes the lowest of its ports: it would
+	// change with a port, and who has asked for it before would wait for half a minute.
+	attrs.Name, attrs.HardwareAddr = bridge, hardwareAddr(layout.Machine().V4)
 	br := &netlink.Bridge{LinkAttrs: attrs}
 	if err := netlink.LinkAdd(br); err != nil {
 		return fmt.Errorf("make bridge: %w", err)
