@@ -29,6 +29,10 @@ deps: ## install what the tests and the demo need (nftables, iproute2, conntrack
 deps-image: ## the same for LOCAL_BASE=1 make image (podman, mmdebstrap)
 	@hack/deps.sh image
 
+.PHONY: deps-full
+deps-full: ## the same, and containerd, runc and CNI plugins for real kubelets in the lab
+	@hack/deps.sh full
+
 .PHONY: build
 build: ## build portway-agent, portway-controller, portwayctl and the demo into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
@@ -78,6 +82,7 @@ verify: deps ## what is generated or documented is what the code says and the ke
 
 .PHONY: e2e
 e2e: deps lab deps-image ## real-Kubernetes tests in a lab of their own (root; builds the lab the first time)
+	@! command -v containerd >/dev/null || $(BIN)/lab build --full
 	cd integration/lab && $(GO) test -count=1 ./...
 	cd integration/e2e && E2E=1 $(GO) test -count=1 -timeout $(E2E_TIMEOUT) -v .
 
@@ -89,6 +94,10 @@ conformance: deps lab ## the Gateway API conformance suite in the lab → integr
 lab: build ## the cluster lab's programs (about 12 minutes of two cores the first time)
 	$(GO) -C integration/lab build -trimpath -o $(CURDIR)/$(BIN)/lab ./cmd/lab
 	$(BIN)/lab build
+
+.PHONY: lab-full
+lab-full: deps-full lab ## the same with a kubelet (about a minute more the first time)
+	$(BIN)/lab build --full
 
 .PHONY: lab-up
 lab-up: lab ## a real Kubernetes in namespaces (builds the lab first): LAB_NODES, LAB_FLAGS

@@ -2,22 +2,34 @@
 # Makes sure the command line tools are there that the tests and the demo show
 # things with: nft, conntrack, iptables and ip, and the file from which nft knows that
 # protocol 6 is called tcp; with "image" also those that build the image (podman,
-# mmdebstrap). As root it installs what is missing; otherwise it names the one command
+# mmdebstrap), with "full" what the cluster lab runs real kubelets with: containerd, runc and
+# the CNI plugins. As root it installs what is missing; otherwise it names the one command
 # that does.
 set -euo pipefail
 
 # Debian keeps these out of the PATH of ordinary users.
 PATH=$PATH:/usr/sbin:/sbin
 
-tools=(nft conntrack ip iptables-nft)
+# have TOOL: CNI plugins are in no PATH, and in another directory everywhere.
+have() {
+	case $1 in
+	cni-plugins) [[ -x /usr/lib/cni/ptp || -x /opt/cni/bin/ptp || -x /usr/libexec/cni/ptp ]] ;;
+	/*) [[ -e $1 ]] ;;
+	*) command -v "$1" >/dev/null ;;
+	esac
+}
+
+tools=(nft conntrack ip iptables-nft /etc/protocols)
 if [[ ${1:-} == image ]]; then
 	tools+=(podman mmdebstrap)
 fi
+if [[ ${1:-} == full ]]; then
+	tools+=(containerd runc nsenter cni-plugins)
+fi
 missing=()
 for tool in "${tools[@]}"; do
-	command -v "$tool" >/dev/null || missing+=("$tool")
+	have "$tool" || missing+=("$tool")
 done
-[[ -e /etc/protocols ]] || missing+=(/etc/protocols)
 if [[ ${#missing[@]} -eq 0 ]]; then
 	exit 0
 fi
@@ -36,6 +48,9 @@ package() {
 	"apk /etc/protocols") echo alpine-baselayout-data ;;
 	"dnf ip") echo iproute ;;
 	*" ip") echo iproute2 ;;
+	*" nsenter") echo util-linux ;;
+	"apt-get cni-plugins" | "dnf cni-plugins") echo containernetworking-plugins ;;
+	*" cni-plugins") echo cni-plugins ;;
 	*) echo "$2" ;;
 	esac
 }
@@ -80,7 +95,7 @@ else
 fi
 
 for tool in "${missing[@]}"; do
-	if ! command -v "$tool" >/dev/null && ! [[ -e $tool ]]; then
+	if ! have "$tool"; then
 		echo "$tool is still missing after: ${install[*]} ${packages[*]}" >&2
 		exit 1
 	fi
