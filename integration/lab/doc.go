@@ -19,11 +19,24 @@
 // in ${PORTWAY_LAB_DIR:-$PORTWAY_LAB_CACHE/run}; two labs with different
 // directories do not see each other.
 //
-// What it does not prove: images and limits, a real network card, a kernel per
-// node. There is no cluster DNS. ClusterIPs and NodePorts work with Options.KubeProxy
-// only; pods reach the API server without it.
+// That is the small level. On the full level (Options.Full) a node runs containerd and
+// upstream's kubelet, pods are containers of runc in networks of the CNI plugins ptp or
+// bridge, and images are archives that are loaded into containerd (Pack, Load): there is
+// no registry. It needs Debian's packages containerd, runc and
+// containernetworking-plugins, or what is called like them elsewhere; CheckFull says what
+// is missing. A node has its own control groups, below /portway-lab, in whichever version
+// the machine has: version 1 has been run; version 2 is written by its documentation and
+// never was. What a kubelet would set for the whole machine (kernel.panic,
+// vm.overcommit_memory, …) and the number of the boot are files of the node.
 //
-// Invariants, each with the test that fails when it breaks (without a name in TestLab):
+// What it does not prove: a real network card, a kernel per node; the small level nothing
+// of images, limits, CNI and what kubelet and runtime do in their own time. There is no
+// cluster DNS. ClusterIPs and NodePorts work with Options.KubeProxy only; pods reach the
+// API server without it. Commands at a pod's place find the node's files on the full level,
+// as an image may hold no more than the one program it runs.
+//
+// Invariants, each with the test that fails when it breaks (without a name in TestLab,
+// those named by a step alone in TestFull, too):
 //
 //   - a pod's addresses are reachable from every node (reach);
 //   - a pod has the rights of its service account, no more (rights);
@@ -34,6 +47,20 @@
 //   - a container that ends is started again (restart);
 //   - the pods run on while there is no API server (apiserver);
 //   - nothing of a deleted pod is left (delete);
+//   - the machine's link address does not change when a node joins (join);
 //   - kube-proxy's rules of either mode are there when a node is up, and those of the
 //     other mode gone (TestKubeProxy).
+//
+// Of the full level:
+//
+//   - pods reach each other, Services (a pod of the same node included) and the API server
+//     with either plugin, in each family, with kube-proxy in each mode and without
+//     (TestFull, TestFullModes);
+//   - kubectl logs, exec, probes, limits and tokens are those of a cluster (TestFull: logs,
+//     services, liveness, limits, token);
+//   - containers see the boot of their node, not the machine's (TestFull/boot);
+//   - the pods of a node outlive its kubelet (TestFull/kubelet);
+//   - an image that is loaded runs on every node (TestFull/load);
+//   - kernel settings, control groups and directories of the machine are afterwards what
+//     they were (startFull, that is, every test of the full level).
 package lab

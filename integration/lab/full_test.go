@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/portway-dev/portway/integration/lab"
+	"github.com/portway-dev/portway/integration/lab/internal/machine"
 )
 
 // startFull is start on the full level, where the machine has its programs. CI must have
@@ -30,7 +31,8 @@ func startFull(t *testing.T, o lab.Options) *lab.Lab {
 		t.Skip(err)
 	}
 	before := machineState(t)
-	t.Cleanup(func() { // after the lab's own
+	before["/sys/fs/cgroup"], before["/sys/fs/cgroup/*"] = "", "" // also of an earlier run
+	t.Cleanup(func() {                                            // after the lab's own
 		if diff := cmp.Diff(before, machineState(t)); diff != "" {
 			t.Errorf("the lab has changed the machine (-before +after):\n%s", diff)
 		}
@@ -39,7 +41,8 @@ func startFull(t *testing.T, o lab.Options) *lab.Lab {
 	return start(t, o)
 }
 
-// machineState is what a kubelet would change of this machine, and what a lab may leave.
+// machineState is what a kubelet would change of this machine, and what the lab of the
+// test may leave.
 func machineState(t *testing.T) map[string]string {
 	t.Helper()
 	state := map[string]string{}
@@ -50,16 +53,17 @@ func machineState(t *testing.T) map[string]string {
 		content, err := os.ReadFile(filepath.Join("/proc/sys", setting))
 		state[setting] = fmt.Sprintf("%s%v", content, err)
 	}
-	for _, pattern := range []string{"/sys/fs/cgroup/portway-lab/*", "/sys/fs/cgroup/*/portway-lab/*", "/run/containerd", "/run/netns/*", "/var/lib/kubelet", "/var/lib/containerd"} {
-		found, err := filepath.Glob(pattern)
+	for _, dir := range []string{"/var/lib/kubelet", "/var/lib/cni", "/etc/cni/net.d/10-lab.conflist"} {
+		_, err := os.Stat(dir)
+		state[dir] = fmt.Sprint(err)
+	}
+	group := machine.Group(labDir(t))
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		left, err := filepath.Glob(filepath.Join(pattern, group))
 		if err != nil {
 			t.Fatal(err)
 		}
-		var own []string
-		for _, name := range found {
-			own = append(own, name)
-		}
-		state[pattern] = strings.Join(own, " ")
+		state[pattern] = strings.Join(left, " ")
 	}
 	return state
 }
@@ -190,7 +194,7 @@ func (f *fixture) echo(t *testing.T, pod string, args ...string) string {
 // token: a pod finds the API server by its environment and may do there what its
 // service account may.
 func (f *fixture) token(t *testing.T) { //nolint:thelper // a step of TestFull, not a helper
-	f.podsRun(t)
+	f.readerReady(t)
 	if got := f.echo(t, "reader", "api", "/api/v1/namespaces/default/configmaps/settings"); !strings.HasPrefix(got, "200 OK\n") || !strings.Contains(got, `"color":"blue"`) {
 		t.Errorf("ConfigMap: %s", got)
 	}
@@ -199,8 +203,8 @@ func (f *fixture) token(t *testing.T) { //nolint:thelper // a step of TestFull, 
 	}
 }
 
-// podsRun waits for the pod of full.yaml; one container of it is never well for long.
-func (f *fixture) podsRun(t *testing.T) {
+// readerReady waits for the pod of full.yaml, of which one container is never well for long.
+func (f *fixture) readerReady(t *testing.T) {
 	t.Helper()
 	eventually(t, 20*time.Second, func(ctx context.Context) error {
 		pod, err := f.client.CoreV1().Pods("default").Get(ctx, "reader", metav1.GetOptions{})
@@ -245,12 +249,14 @@ func (f *fixture) logs(t *testing.T) { //nolint:thelper // a step of TestFull, n
 
 // limits: they are those of the container's control group.
 func (f *fixture) limits(t *testing.T) { //nolint:thelper // a step of TestFull, not a helper
+	f.readerReady(t)
 	pod := f.list(t, "app=reader")[0]
 	var node int
 	if _, err := fmt.Sscanf(pod.Spec.NodeName, "node%d", &node); err != nil {
 		t.Fatal(err)
 	}
-	find := fmt.Sprintf(`cat $(find /sys/fs/cgroup/ -path '*/pod%s/*' \( -name memory.limit_in_bytes -o -name memory.max \))`, pod.UID)
+	// The group of its other container may go meanwhile.
+	find := fmt.Sprintf(`find /sys/fs/cgroup/ -path '*/pod%s/*' \( -name memory.limit_in_bytes -o -name memory.max \) -exec cat '{}' ';' 2>/dev/null || true`, pod.UID)
 	out, err := f.Node(node).Output(t.Context(), "sh", "-c", find)
 	if err != nil {
 		t.Fatal(err)
@@ -262,6 +268,7 @@ func (f *fixture) limits(t *testing.T) { //nolint:thelper // a step of TestFull,
 
 // bootID: a container sees the number of its node's boot, which is not the machine's.
 func (f *fixture) bootID(t *testing.T) { //nolint:thelper // a step of TestFull, not a helper
+	f.readerReady(t)
 	pod := f.list(t, "app=reader")[0]
 	node, err := f.client.CoreV1().Nodes().Get(t.Context(), pod.Spec.NodeName, metav1.GetOptions{})
 	if err != nil {
@@ -275,12 +282,12 @@ func (f *fixture) bootID(t *testing.T) { //nolint:thelper // a step of TestFull,
 	if err != nil {
 		t.Fatal(err)
 	}
-	machine, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	machines, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := node.Status.NodeInfo.BootID; strings.TrimSpace(seen) != want || seen == string(machine) {
-		t.Errorf("the pod sees the boot %q, its node says %q, the machine has %q", seen, want, machine)
+	if want := node.Status.NodeInfo.BootID; strings.TrimSpace(seen) != want || seen == string(machines) {
+		t.Errorf("the pod sees the boot %q, its node says %q, the machine has %q", seen, want, machines)
 	}
 }
 

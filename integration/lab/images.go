@@ -73,8 +73,9 @@ func keepImage(dir, archive string) (string, error) {
 	}
 }
 
-// Load loads an image from an archive, as `docker save` or an OCI layout writes it, into
-// every node of the full level, now and when one boots.
+// Load loads an image from an archive, as `docker save` writes it or as an OCI layout, into
+// every node of the full level, now and when one boots. A name without a registry means
+// what it means to a kubelet.
 func (l *Lab) Load(archive string) error {
 	if !l.full {
 		return errors.New("only the full level has images: on the small one a binary stands for each")

@@ -73,7 +73,7 @@ func start(t *testing.T, o lab.Options) *lab.Lab {
 	if _, err := build(t.Context(), os.Stderr); err != nil {
 		t.Fatal(err)
 	}
-	o.Dir = filepath.Join(lab.CacheDir(), "test-"+strings.ReplaceAll(t.Name(), "/", "-"))
+	o.Dir = labDir(t)
 	if old, err := lab.Open(o.Dir); err == nil {
 		if err := old.Down(); err != nil {
 			t.Fatal(err)
@@ -104,6 +104,12 @@ func start(t *testing.T, o lab.Options) *lab.Lab {
 		t.Errorf("took longer than %s", limit)
 	}
 	return l
+}
+
+// labDir is where the lab of a test is.
+func labDir(t *testing.T) string {
+	t.Helper()
+	return filepath.Join(lab.CacheDir(), "test-"+strings.ReplaceAll(t.Name(), "/", "-"))
 }
 
 func TestLab(t *testing.T) {

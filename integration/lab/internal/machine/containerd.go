@@ -1,15 +1,16 @@
 package machine
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -210,16 +211,49 @@ func (m *Machine) loadImages(ctx context.Context, i int, n *node) error {
 }
 
 func (m *Machine) loadImage(ctx context.Context, i int, n *node, archive string) error {
-	return m.ctr(ctx, i, n, "images", "import", "--snapshotter", m.snapshotter(), archive)
-}
-
-// ctr runs containerd's client on a node.
-func (m *Machine) ctr(ctx context.Context, i int, n *node, args ...string) error {
-	enter := m.enter(i, n, append([]string{"ctr", "--namespace", PodImages}, args...)...)
-	if out, err := exec.CommandContext(ctx, enter[0], enter[1:]...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: ctr %s: %w: %s", layout.NodeName(i), args[0], err, bytes.TrimSpace(out))
+	if _, err := m.ctr(ctx, i, n, "images", "import", "--snapshotter", m.snapshotter(), archive); err != nil {
+		return err
+	}
+	names, err := m.ctr(ctx, i, n, "images", "list", "--quiet")
+	if err != nil {
+		return err
+	}
+	// OCI archives may have short names, by which no kubelet asks.
+	for _, name := range strings.Fields(names) {
+		full := fullName(name)
+		if full == name || strings.HasPrefix(name, "sha256:") {
+			continue
+		}
+		if _, err := m.ctr(ctx, i, n, "images", "tag", "--force", name, full); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// fullName is an image's name with the registry that is meant when there is none.
+func fullName(name string) string {
+	first, _, path := strings.Cut(name, "/")
+	switch {
+	case !path:
+		return "docker.io/library/" + name
+	case strings.ContainsAny(first, ".:") || first == "localhost":
+		return name
+	default:
+		return "docker.io/" + name
+	}
+}
+
+// ctr runs containerd's client on a node and returns what it prints.
+func (m *Machine) ctr(ctx context.Context, i int, n *node, args ...string) (string, error) {
+	enter := m.enter(i, n, append([]string{"ctr", "--namespace", PodImages}, args...)...)
+	var stdout, stderr strings.Builder
+	cmd := exec.CommandContext(ctx, enter[0], enter[1:]...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s: ctr %s: %w: %s", layout.NodeName(i), args[0], err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
 }
 
 // Load loads an archive of ImagesDir into all nodes that run.
@@ -228,9 +262,10 @@ func (m *Machine) Load(ctx context.Context, archive string) error {
 		return errors.New("only the full level has images: on the small one a binary stands for each")
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	running := maps.Clone(m.nodes)
+	m.mu.Unlock()
 	group, ctx := errgroup.WithContext(ctx)
-	for i, n := range m.nodes {
+	for i, n := range running {
 		group.Go(func() error { return m.loadImage(ctx, i, n, archive) })
 	}
 	return group.Wait()

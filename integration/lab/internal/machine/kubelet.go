@@ -91,7 +91,8 @@ func (m *Machine) shadowKernel(i int, boot string) ([]string, error) {
 // startFull starts what a booted node of the full level has beside containerd.
 func (m *Machine) startFull(ctx context.Context, i int, n *node) error {
 	err := waitFor(ctx, containerdLimit, "containerd of "+layout.NodeName(i), n.init, func(ctx context.Context) error {
-		return m.ctr(ctx, i, n, "version")
+		_, err := m.ctr(ctx, i, n, "version")
+		return err
 	})
 	if err != nil {
 		return err
@@ -130,7 +131,7 @@ func (m *Machine) announce(ctx context.Context, i int) error {
 func (m *Machine) StartKubelet(ctx context.Context, i int) error {
 	m.mu.Lock()
 	n, err := m.fullNode(i)
-	if err == nil && n.kubelet == nil {
+	if err == nil && (n.kubelet == nil || n.kubelet.ended() != nil) {
 		n.kubelet, err = program{
 			name: "kubelet", logDir: m.nodeFile(i, ""), args: m.enter(i, n,
 				filepath.Join(m.Bin, "kubelet"), "--config", m.nodeFile(i, "kubelet.yaml"),
@@ -138,11 +139,13 @@ func (m *Machine) StartKubelet(ctx context.Context, i int) error {
 				"--node-ip", joinStrings(layout.Node(i).List(m.Families)), "--v", "2"),
 		}.start()
 	}
-	m.mu.Unlock()
 	if err != nil {
+		m.mu.Unlock()
 		return err
 	}
-	return waitFor(ctx, kubeletLimit, "kubelet of "+layout.NodeName(i), n.kubelet, n.kubeletHealthy)
+	started := n.kubelet
+	m.mu.Unlock()
+	return waitFor(ctx, kubeletLimit, "kubelet of "+layout.NodeName(i), started, n.kubeletHealthy)
 }
 
 // StopKubelet kills the kubelet of a node; its pods run on.

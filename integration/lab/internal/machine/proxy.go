@@ -108,9 +108,8 @@ func (m *Machine) startProxy(n *node, i int, mode string) (*process, error) {
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 		return nil, err
 	}
-	return program{name: "kube-proxy", logDir: dir, env: env, args: m.enter(i, n,
-		filepath.Join(m.Bin, "kube-proxy"), "--config", file, "--v", "2"),
-	}.start()
+	args := m.enter(i, n, filepath.Join(m.Bin, "kube-proxy"), "--config", file, "--v", "2")
+	return program{name: "kube-proxy", logDir: dir, env: env, args: args}.start()
 }
 
 // legacyPrograms makes a directory where the programs of iptables-legacy have the plain
