@@ -50,8 +50,8 @@ type Options struct {
 	// Deployment is the directory here of what Deploy applies; default "deploy", with
 	// Full "deploy-full".
 	Deployment string
-	// BinDirs hold binaries for images of the tests.
-	BinDirs []string
+	// BinDirs hold binaries for images of the tests; with Full, Archives are images.
+	BinDirs, Archives []string
 	// Images, see lab.Options.
 	Images   map[string]string
 	Progress io.Writer
@@ -93,7 +93,7 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 		if err := lab.Pack(archive, fullImage, filepath.Join(bin, "portway-controller"), filepath.Join(bin, "portway-agent")); err != nil {
 			return nil, err
 		}
-		config.Full, config.CNI, config.BinDirs, config.Archives = true, o.CNI, nil, []string{archive}
+		config.Full, config.CNI, config.BinDirs, config.Archives = true, o.CNI, nil, append([]string{archive}, o.Archives...)
 	}
 	l, err := lab.Up(ctx, config)
 	if err != nil {

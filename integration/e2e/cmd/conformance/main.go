@@ -26,10 +26,11 @@ const suitesEcho = "sigs.k8s.io/gateway-api/conformance/echo-basic"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	keep := flag.Bool("keep", false, "leave the lab running")
+	full := flag.Bool("full", false, "on nodes with real kubelets, containerd and kube-proxy")
 	report := flag.String("report", "reports/standard-default-report.yaml", "file for the report, below integration/conformance; empty for none")
 	version := flag.String("version", "", "the product's version in the report (default: git describe)")
 	flag.Parse()
-	err := run(ctx, *keep, *report, *version, flag.Args())
+	err := run(ctx, *keep, *full, *report, *version, flag.Args())
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "conformance:", err)
@@ -37,7 +38,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, keep bool, report, version string, args []string) (err error) {
+func run(ctx context.Context, keep, full bool, report, version string, args []string) (err error) {
 	root, err := e2e.Repository()
 	if err != nil {
 		return err
@@ -55,7 +56,13 @@ func run(ctx context.Context, keep bool, report, version string, args []string) 
 	if err := e2e.CompileTest(ctx, module, test, os.Stderr); err != nil {
 		return err
 	}
-	c, err := e2e.Start(ctx, e2e.Options{Name: "conformance", BinDirs: []string{bin}, Progress: os.Stderr})
+	o := e2e.Options{Name: "conformance", BinDirs: []string{bin}, Progress: os.Stderr}
+	if full {
+		if err := onRealKubelets(ctx, &o, module, bin); err != nil {
+			return err
+		}
+	}
+	c, err := e2e.Start(ctx, o)
 	if err != nil {
 		return err
 	}
