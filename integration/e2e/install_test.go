@@ -158,23 +158,9 @@ func upgrade(t *testing.T, c *Cluster, chart []string) {
 func entangle(t *testing.T, c *Cluster) {
 	t.Helper()
 	s := c.space(t, "entangled")
-	s.balancedClass(t)
-	ofClass := func(name, class string, port int) string {
-		return strings.Replace(gateway(name, port), "gatewayClassName: "+ClassName, "gatewayClassName: "+class, 1)
-	}
-	s.apply(t, addressPool("entangled", "198.51.100.0/28"), `
-apiVersion: portway.dev/v1alpha1
-kind: GatewayParameters
-metadata: {name: pooled, namespace: entangled}
-spec: {mode: Pool}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: portway-pooled}
-spec:
-  controllerName: `+controllerName+`
-  parametersRef: {group: portway.dev, kind: GatewayParameters, namespace: entangled, name: pooled}
-`, ofClass("pooled", "portway-pooled", 7901), ofClass("balanced", balancedClass, 7902))
+	s.class(t, balancedClass, "{mode: LoadBalancer, loadBalancerClass: "+labClass+", ipFamilies: [IPv4, IPv6]}")
+	s.class(t, "portway-pooled", "{mode: Pool}")
+	s.apply(t, addressPool("entangled", "198.51.100.0/28"), of("portway-pooled", gateway("pooled", 7901)), of(balancedClass, gateway("balanced", 7902)))
 	for what, want := range map[string]string{
 		"addresspool/entangled":       "portway.dev/address-pool-in-use",
 		"gatewayclass/portway-pooled": "gateway-exists-finalizer",
