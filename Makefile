@@ -11,7 +11,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 TEST_TIMEOUT ?= 15m
 FUZZTIME ?= 15s
-E2E_TIMEOUT ?= 30m
+E2E_TIMEOUT ?= 45m
 # Below integration/conformance; empty: no report is written.
 CONFORMANCE_REPORT ?= reports/standard-default-report.yaml
 LAB_NODES ?= 3
@@ -81,7 +81,7 @@ verify: deps ## what is generated or documented is what the code says and the ke
 	hack/verify.sh
 
 .PHONY: e2e
-e2e: deps lab deps-image ## real-Kubernetes tests in a lab of their own (root; builds the lab the first time)
+e2e: deps deps-image deps-full lab ## real-Kubernetes tests in a lab of their own (root; builds the lab the first time)
 	@! command -v containerd >/dev/null || $(BIN)/lab build --full
 	cd integration/lab && $(GO) test -count=1 ./...
 	cd integration/e2e && E2E=1 $(GO) test -count=1 -timeout $(E2E_TIMEOUT) -v .
