@@ -23,7 +23,7 @@ import (
 // ownAddresses: ten Gateways have the same port, each at addresses of its own, and no other
 // port of these is anybody's.
 func ownAddresses(t *testing.T, r *rack) { //nolint:thelper // a case of TestLayer2
-	if all := r.all(); len(all) != len(slices.Compact(slices.Clone(all))) || len(all) != 2*len(r.gateways) {
+	if all := r.all(); len(all) != len(slices.Compact(slices.Clone(all))) || len(all) != r.families*len(r.gateways) {
 		t.Errorf("%d Gateways have %v", len(r.gateways), all)
 	}
 	for _, addr := range r.all() {
@@ -320,7 +320,7 @@ func ownerKilled(t *testing.T, r *rack) { //nolint:thelper // a case of TestLaye
 // a client is answered at the last of its addresses.
 func failOvers(t *testing.T) {
 	const runs = 50
-	r := newRack(t, layer2Cluster(t), 10)
+	r := newRack(t, layer2Cluster(t, Options{}), 10, segment4, segment6)
 	var took []time.Duration
 	for range runs {
 		before := r.settled(t)

@@ -35,7 +35,7 @@ const (
 // TestLayer2 runs a cluster whose nodes announce addresses on the segment where the client
 // outside is, too: nobody routes anything to a node.
 func TestLayer2(t *testing.T) {
-	r := newRack(t, layer2Cluster(t), 10)
+	r := newRack(t, layer2Cluster(t, Options{}), 10, segment4, segment6)
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *rack)
@@ -56,9 +56,20 @@ func TestLayer2(t *testing.T) {
 	}
 }
 
-func layer2Cluster(t *testing.T) *Cluster {
+// TestLayer2IPv6: the same where nodes have no IPv4, and so talk to each other by IPv6.
+func TestLayer2IPv6(t *testing.T) {
+	r := newRack(t, layer2Cluster(t, Options{OnlyIPv6: true}), 3, segment6)
+	ownAddresses(t, r)
+	before := r.settled(t)
+	node := busiest(before)
+	r.failOver(t, before, node)
+	r.booted(t, node)
+}
+
+func layer2Cluster(t *testing.T, o Options) *Cluster {
 	t.Helper()
-	c := startWith(t, Options{CRDs: lab.CRDsStandard, Deployment: "deploy-layer2"})
+	o.CRDs, o.Deployment = lab.CRDsStandard, "deploy-layer2"
+	c := startWith(t, o)
 	if err := c.Deploy(t.Context(), true); err != nil {
 		t.Fatal(err)
 	}
@@ -67,25 +78,29 @@ func layer2Cluster(t *testing.T) *Cluster {
 
 const rackPort, nobodysPort = 8080, 8081
 
-// rack is ten Gateways with an address of each family and the same port, each with pods of
-// its own.
+// rack is Gateways with an address of each family and the same port, each with pods of its own.
 type rack struct {
 	*space
+	families int
 	gateways map[string][]netip.Addr // by name, which is that of the pods
 	macs     map[string]int          // node by MAC address
 }
 
-func newRack(t *testing.T, c *Cluster, count int) *rack {
+func newRack(t *testing.T, c *Cluster, count int, segments ...string) *rack {
 	t.Helper()
-	r := &rack{space: c.space(t, "rack"), gateways: map[string][]netip.Addr{}, macs: map[string]int{}}
+	r := &rack{space: c.space(t, "rack"), families: len(segments), gateways: map[string][]netip.Addr{}, macs: map[string]int{}}
 	r.apply(t, fmt.Sprintf(`
 apiVersion: portway.dev/v1alpha1
 kind: AddressPool
 metadata: {name: %s}
-spec: {addresses: ['%s', '%s'], announcement: {mode: Layer2}}
-`, layer2Pool, segment4, segment6))
+spec: {addresses: ['%s'], announcement: {mode: Layer2}}
+`, layer2Pool, strings.Join(segments, "', '")))
 	t.Cleanup(func() { r.discard(t, "addresspool", layer2Pool) })
-	r.class(t, layer2Class, "{mode: Pool, pool: "+layer2Pool+", ipFamilies: [IPv4, IPv6]}")
+	families := "[IPv4, IPv6]"
+	if len(segments) == 1 {
+		families = "[IPv6]"
+	}
+	r.class(t, layer2Class, "{mode: Pool, pool: "+layer2Pool+", ipFamilies: "+families+"}")
 	var names []string
 	var manifests []string
 	for i := range count {
