@@ -27,7 +27,7 @@ import (
 
 // fakeProgrammer commits everything, unless it is told to fail.
 type fakeProgrammer struct {
-	mu        sync.Mutex // guards states, restored and disturbed
+	mu        sync.Mutex // guards everything below up to errs
 	states    []*rules.State
 	restored  bool                  // as the results say
 	disturbed func() (program bool) // nil: nobody disturbs
@@ -52,6 +52,8 @@ func (p *fakeProgrammer) Program(_ context.Context, state *rules.State) (rules.R
 	if p.programmed != nil {
 		p.programmed <- state
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.err != nil {
 		return rules.Results{Committed: p.committed, Errors: p.errs}, p.err
 	}
@@ -76,6 +78,16 @@ func (p *fakeProgrammer) disturb(restored bool, disturbed func() bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.restored, p.disturbed = restored, disturbed
+}
+
+// fail makes what follows fail, for tests beside a running agent; lost: nothing is in the
+// kernel any more.
+func (p *fakeProgrammer) fail(err error, errs map[string]error, lost bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err, p.errs = err, errs; lost {
+		p.committed = map[string]string{}
+	}
 }
 
 func (p *fakeProgrammer) Cleanup(context.Context) error { p.cleaned = true; return p.err }

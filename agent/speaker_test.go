@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -113,12 +114,12 @@ func (f *fakeAnnouncer) own(owners ...announce.Owner) {
 }
 
 // withSpeaker prepares an agent that announces, with a Gateway that has an address of a pool.
-func withSpeaker(opened *[]*fakeAnnouncer, failure *error) func(*clusterBench) {
+func withSpeaker(opened *[]*fakeAnnouncer, failure *atomic.Pointer[error]) func(*clusterBench) {
 	return func(b *clusterBench) {
 		b.options.Layer2KeyFile = "/etc/portway/layer2/key"
 		b.env.announce = func(config announce.Config, _ klog.Logger) (announcer, error) {
-			if failure != nil && *failure != nil {
-				return nil, *failure
+			if failure != nil && failure.Load() != nil {
+				return nil, *failure.Load()
 			}
 			f := &fakeAnnouncer{config: config, changed: make(chan struct{}, 1), changes: make(chan []announce.Change, 64)}
 			*opened = append(*opened, f)
@@ -264,12 +265,12 @@ func TestSpeakerWaitsForTheFirstCommit(t *testing.T) {
 		if got := opened[0].heard(); len(got) > 0 {
 			t.Errorf("told %v before the first commit", got)
 		}
-		b.kernel.err = nil
+		b.kernel.fail(nil, nil, false)
 		b.settle(time.Minute)
 		if got := opened[0].heard(); len(got) != 2 || !strings.HasPrefix(got[1], "set [203.0.113.7 on eth*] among") {
 			t.Errorf("told %v", got)
 		}
-		b.kernel.err = errors.New("busy")
+		b.kernel.fail(errors.New("busy"), nil, false)
 		b.settle(time.Minute)
 		if got := opened[0].heard(); len(got) > 0 {
 			t.Errorf("told %v when nothing can be programmed any more", got)
@@ -292,18 +293,18 @@ func TestSpeakerStopsWithoutRules(t *testing.T) {
 			}
 		}
 		const among = " among [192.0.2.1 192.0.2.2]"
+		full := errors.New("no space left")
 		step("at first", func() {}, "at [192.0.2.1]", "set [203.0.113.7 on eth*]"+among)
 		step("nothing more can be programmed", func() {
-			b.kernel.err = errors.New("no space left")
-			b.kernel.errs = map[string]error{"default/web": b.kernel.err}
+			b.kernel.fail(full, map[string]error{"default/web": full}, false)
 			b.churn("10.0.0.2")
 		})
 		step("and the rules are gone", func() {
-			b.kernel.committed = map[string]string{}
+			b.kernel.fail(full, map[string]error{"default/web": full}, true)
 			b.churn("10.0.0.3")
 		}, "set [203.0.113.7 on eth* not ready]"+among)
 		step("and are back", func() {
-			b.kernel.err, b.kernel.errs = nil, nil
+			b.kernel.fail(nil, nil, false)
 			b.churn("10.0.0.4")
 		}, "set [203.0.113.7 on eth*]"+among)
 	})
@@ -363,17 +364,19 @@ func (b *clusterBench) says(when string, want map[string]string) {
 
 func TestSpeakerFailsAndComesBack(t *testing.T) {
 	var opened []*fakeAnnouncer
-	failure := errors.New("members' key: /etc/portway/layer2/key is empty")
+	var failure atomic.Pointer[error]
+	fails := func(err error) { failure.Store(&err) }
+	fails(errors.New("members' key: /etc/portway/layer2/key is empty"))
 	inCluster(t, withSpeaker(&opened, &failure), func(b *clusterBench) {
 		b.settle(time.Second)
 		b.says("at first", map[string]string{"AnnouncerFailed": "key is empty"})
 		if n := b.kernel.last().Len(); n != 1 {
 			t.Errorf("%d Frontends while announcing fails", n)
 		}
-		failure = &layer2.CapabilityError{Capability: "NET_RAW"}
+		fails(&layer2.CapabilityError{Capability: "NET_RAW"})
 		b.settle(10 * time.Second)
 		b.says("without the right", map[string]string{"Capability": "NET_RAW"})
-		failure = nil
+		failure.Store(nil)
 		b.settle(10 * time.Second)
 		b.says("when it works", nil)
 		if len(opened) != 1 || len(opened[0].heard()) != 2 {
