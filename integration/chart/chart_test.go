@@ -136,7 +136,7 @@ func TestVersions(t *testing.T) {
 // TestAgentRights: NET_ADMIN and nothing else; what more features need, with them only.
 func TestAgentRights(t *testing.T) {
 	lock := corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/run/xtables.lock", Type: ptr.To(corev1.HostPathFileOrCreate)}}
-	key := corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "portway-layer2", DefaultMode: ptr.To[int32](0o400)}}
+	key := corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "portway-layer2", DefaultMode: ptr.To[int32](0o400), Optional: ptr.To(true)}}
 	for name, test := range map[string]struct {
 		flags        []string
 		capabilities []corev1.Capability
