@@ -19,7 +19,7 @@ LAB_FLAGS ?=
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## install what the tests and the demo need (nftables, iproute2, conntrack, iptables), or name it
@@ -81,10 +81,16 @@ verify: deps ## what is generated or documented is what the code says and the ke
 	hack/verify.sh
 
 .PHONY: e2e
-e2e: deps deps-image deps-full lab ## real-Kubernetes tests in a lab of their own (root; builds the lab the first time)
-	@! command -v containerd >/dev/null || $(BIN)/lab build --full
+e2e: deps lab ## real-Kubernetes tests in a lab of their own (root; builds the lab the first time)
 	cd integration/lab && $(GO) test -count=1 ./...
-	cd integration/e2e && E2E=1 $(GO) test -count=1 -timeout $(E2E_TIMEOUT) -v .
+	cd integration/e2e && E2E=1 $(GO) test -count=1 -timeout $(E2E_TIMEOUT) -v -skip '$(E2E_INSTALL)' .
+
+# These also need podman, mmdebstrap, containerd and runc.
+E2E_INSTALL := ^(TestImage|TestInstall|TestRealKubelets)$$
+
+.PHONY: e2e-install
+e2e-install: deps-image deps-full lab-full ## the image, installation by helm and without, real kubelets (root)
+	cd integration/e2e && E2E=1 $(GO) test -count=1 -timeout $(E2E_TIMEOUT) -v -run '$(E2E_INSTALL)' .
 
 .PHONY: conformance
 conformance: deps lab ## the Gateway API conformance suite in the lab → integration/conformance/reports/
