@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -231,17 +232,13 @@ func (m *Machine) loadImage(ctx context.Context, i int, n *node, archive string)
 	return nil
 }
 
-// fullName is an image's name with the registry that is meant when there is none.
+// fullName is an image's name as kubelets complete it when it names no registry.
 func fullName(name string) string {
-	first, _, path := strings.Cut(name, "/")
-	switch {
-	case !path:
-		return "docker.io/library/" + name
-	case strings.ContainsAny(first, ".:") || first == "localhost":
-		return name
-	default:
-		return "docker.io/" + name
+	full, err := reference.ParseDockerRef(name)
+	if err != nil {
+		return name // containerd has it all the same
 	}
+	return full.String()
 }
 
 // ctr runs containerd's client on a node and returns what it prints.
