@@ -6,19 +6,15 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/utils/ptr"
 )
 
 // allNodes lists Nodes and follows them.
 type allNodes interface {
 	List(ctx context.Context, options metav1.ListOptions) (*corev1.NodeList, error)
-	Watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error)
+	nodeWatch
 }
 
 // peers are the nodes that should announce addresses together: all that can run an
@@ -61,26 +57,14 @@ func (p *peers) follow(ctx context.Context) error {
 	p.nodes = nodes
 	p.mu.Unlock()
 	p.changed()
-	w, err := p.client.Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion, TimeoutSeconds: ptr.To(int64(watchTimeout / time.Second))})
+	err = followNodes(ctx, p.client, metav1.ListOptions{ResourceVersion: list.ResourceVersion}, func(node *corev1.Node, gone bool) (on bool) {
+		p.take(node, gone)
+		return true
+	})
 	if err != nil {
 		return fmt.Errorf("watch Nodes: %w", err)
 	}
-	defer w.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case event, open := <-w.ResultChan():
-			switch node, ok := event.Object.(*corev1.Node); {
-			case !open:
-				return nil
-			case !ok:
-				return fmt.Errorf("watch Nodes: %w", apierrors.FromObject(event.Object))
-			default:
-				p.take(node, event.Type == watch.Deleted)
-			}
-		}
-	}
+	return nil
 }
 
 func (p *peers) list(ctx context.Context) (*corev1.NodeList, error) {

@@ -22,6 +22,11 @@ import (
 // nodes reads Nodes.
 type nodes interface {
 	Get(ctx context.Context, name string, options metav1.GetOptions) (*corev1.Node, error)
+	nodeWatch
+}
+
+// nodeWatch follows Nodes.
+type nodeWatch interface {
 	Watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error)
 }
 
@@ -93,13 +98,28 @@ func (s *self) pass(ctx context.Context, _ bool) error {
 	if err != nil {
 		return err
 	}
-	w, err := s.client.Watch(ctx, metav1.ListOptions{
+	err = followNodes(ctx, s.client, metav1.ListOptions{
 		FieldSelector:   fields.OneTermEqualSelector(metav1.ObjectNameField, s.name).String(),
 		ResourceVersion: node.ResourceVersion,
-		TimeoutSeconds:  ptr.To(int64(watchTimeout / time.Second)),
+	}, func(node *corev1.Node, gone bool) (on bool) {
+		if !gone {
+			s.take(node)
+		}
+		return !gone
 	})
 	if err != nil {
 		return fmt.Errorf("watch Node %s: %w", s.name, err)
+	}
+	return nil
+}
+
+// followNodes hands over Nodes as a watch brings them, until it ends, ctx does, or take does
+// not want to go on.
+func followNodes(ctx context.Context, client nodeWatch, options metav1.ListOptions, take func(node *corev1.Node, gone bool) (on bool)) error {
+	options.TimeoutSeconds = ptr.To(int64(watchTimeout / time.Second))
+	w, err := client.Watch(ctx, options)
+	if err != nil {
+		return err
 	}
 	defer w.Stop()
 	for {
@@ -108,12 +128,12 @@ func (s *self) pass(ctx context.Context, _ bool) error {
 			return ctx.Err()
 		case event, open := <-w.ResultChan():
 			switch node, ok := event.Object.(*corev1.Node); {
-			case !open || event.Type == watch.Deleted:
+			case !open:
 				return nil
 			case !ok:
-				return fmt.Errorf("watch Node %s: %w", s.name, apierrors.FromObject(event.Object))
-			default:
-				s.take(node)
+				return apierrors.FromObject(event.Object)
+			case !take(node, event.Type == watch.Deleted):
+				return nil
 			}
 		}
 	}
