@@ -33,6 +33,12 @@ func TestGuide(t *testing.T) {
 
 func guide(t *testing.T, c *Cluster) {
 	t.Helper()
+	guideServed(t, guideObjects(t, c))
+}
+
+// guideObjects applies the guide's example; its pods are ready.
+func guideObjects(t *testing.T, c *Cluster) *space {
+	t.Helper()
 	manifest, err := os.ReadFile(filepath.Join(c.root, "examples", "tcp-routing.yaml"))
 	if err != nil {
 		t.Fatal(err)
@@ -44,10 +50,15 @@ func guide(t *testing.T, c *Cluster) {
 		string(manifest))
 	s.ready(t, "foo", 2)
 	s.ready(t, "bar", 2)
+	return s
+}
 
+// guideServed waits until all that the guide promises is so.
+func guideServed(t *testing.T, s *space) {
+	t.Helper()
 	// A node counts from what its agent first proves, a moment after it is ready.
 	took := eventually(t, settle, func() error {
-		got, want := sorted(addresses(t, s.programmed(t, "my-tcp-gateway"))), sorted(everyNode(c))
+		got, want := sorted(addresses(t, s.programmed(t, "my-tcp-gateway"))), sorted(everyNode(s.Cluster))
 		if !slices.Equal(got, want) {
 			return fmt.Errorf("the Gateway has addresses %v, not those of all nodes, %v", got, want)
 		}
@@ -55,9 +66,9 @@ func guide(t *testing.T, c *Cluster) {
 	})
 	t.Logf("all nodes serve it after %s", took.Round(time.Millisecond))
 	eventually(t, settle, func() error { return allTrue(t, s) })
-	for _, addr := range everyNode(c) {
-		c.reach(t, "tcp", join(addr, 8080), "foo")
-		c.reach(t, "tcp", join(addr, 8090), "bar")
+	for _, addr := range everyNode(s.Cluster) {
+		s.reach(t, "tcp", join(addr, 8080), "foo")
+		s.reach(t, "tcp", join(addr, 8090), "bar")
 	}
 }
 

@@ -1,18 +1,13 @@
 package e2e
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/portway-dev/portway/integration/lab"
 )
@@ -23,103 +18,274 @@ const (
 	release   = "portway"
 )
 
-// TestInstall does what docs/install.md says, in a cluster with nothing in it and with the
-// files of the real image: install, look, upgrade under traffic and uninstall, with helm and
-// without. What is uninstalled leaves nothing, on no node and in no object.
+// TestInstall does what docs/install.md says in clusters with nothing in them, with the real
+// image on nodes with a real kubelet, containerd and CNI plugins. What is uninstalled leaves
+// nothing, on no node and in no object. A machine without containerd does so in the first of
+// the clusters, with the files of the image on the lab's fake kubelets, and says so; CI may
+// not.
 func TestInstall(t *testing.T) {
 	skipUnlessE2E(t)
-	// Not below the test's own directory: nodes would not see it.
-	files := filepath.Join(lab.CacheDir(), "image")
-	if err := os.RemoveAll(files); err != nil {
-		t.Fatal(err)
+	full := lab.CheckFull()
+	if full != nil && os.Getenv("CI") == "true" {
+		t.Fatal(full)
 	}
-	archive := filepath.Join(t.TempDir(), "image.tar")
-	buildImage(t, runtime.GOARCH, archive)
-	unpackImage(t, archive, files)
-	c := startWith(t, Options{CRDs: lab.CRDsNone, Images: map[string]string{imageRepository: files}})
+	for i, test := range []struct {
+		name string
+		o    Options
+		run  func(*installation, *testing.T)
+	}{
+		{"dual-ptp-nftables", Options{CNI: lab.CNIPtp, KubeProxy: lab.ProxyNFTables}, (*installation).everything},
+		{"IPv4-bridge-iptables", Options{OnlyIPv4: true, CNI: lab.CNIBridge, KubeProxy: lab.ProxyIPTables}, (*installation).controllerGone},
+		{"IPv6-ptp-none", Options{OnlyIPv6: true, CNI: lab.CNIPtp}, (*installation).manifests},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.o.CRDs, test.o.Full, test.o.Progress = lab.CRDsNone, full == nil, os.Stderr
+			if full != nil {
+				if i > 0 {
+					t.Skip("this cluster differs on the full level only")
+				}
+				t.Logf("on the small level instead, whose kubelets are fakes: %v", full)
+				test.o.CNI = ""
+			}
+			test.run(install(t, test.o), t)
+		})
+	}
+}
 
-	// The namespace is there before, as it is labelled for the agents.
-	namespace, err := os.ReadFile(filepath.Join(c.root, "deploy", "base", "namespace.yaml"))
+// installation is a cluster that the product is brought to by its image.
+type installation struct {
+	*Cluster
+	chart []string // helm's arguments
+	full  bool
+	suite *Suite
+}
+
+// install starts a cluster with the namespace of step 2, which is labelled for the agents.
+func install(t *testing.T, o Options) *installation {
+	t.Helper()
+	images := map[string]string{imageRepository: nativeImage(t).archive, raisedRepository: raisedImage(t)}
+	suite, err := BuildSuite(t.Context(), &o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.applyFile(t, string(namespace))
-	chart := []string{release, filepath.Join(c.root, "deploy", "chart"), "--namespace", System, "--set", "image.tag=e2e"}
-	out, err := c.helm(t.Context(), append([]string{"install"}, chart...)...)
+	if o.Full {
+		for _, archive := range images {
+			o.Archives = append(o.Archives, archive)
+		}
+	} else {
+		o.Images = map[string]string{}
+		for name, archive := range images {
+			// Not below the test's own directory: nodes would not see it.
+			files := filepath.Join(lab.CacheDir(), "image", filepath.Base(name))
+			if err := os.RemoveAll(files); err != nil {
+				t.Fatal(err)
+			}
+			unpackImage(t, archive, files)
+			o.Images[name] = files
+		}
+	}
+	c := startWith(t, o)
+	c.kubectlFile(t, "apply", "-f", filepath.Join(c.root, "deploy", "base", "namespace.yaml"))
+	return &installation{
+		Cluster: c, full: o.Full, suite: suite,
+		chart: []string{release, filepath.Join(c.root, "deploy", "chart"), "--namespace", System, "--set", "image.tag=" + nativeTag},
+	}
+}
+
+// helmInstall is step 3.
+func (in *installation) helmInstall(t *testing.T) (notes string) {
+	t.Helper()
+	return in.mustHelm(t, append([]string{"install", "--wait", "--timeout", helmLimit.String()}, in.chart...)...)
+}
+
+func (in *installation) helmUninstall(t *testing.T) {
+	t.Helper()
+	in.mustHelm(t, "uninstall", release, "--namespace", System, "--timeout", helmLimit.String())
+}
+
+func (in *installation) everything(t *testing.T) {
+	out, err := in.helm(t.Context(), append([]string{"install"}, in.chart...)...)
 	if err == nil || !strings.Contains(out, "kubectl apply --server-side") {
 		t.Fatalf("without the Gateway API: want an error with the command that adds it, got %v: %s", err, out)
 	}
-	c.gatewayAPI(t)
-
-	t.Run("helm", func(t *testing.T) {
-		out := c.mustHelm(t, append([]string{"install", "--wait", "--timeout", helmLimit.String()}, chart...)...)
-		if !strings.Contains(out, "helm test portway --namespace portway-system") || strings.Contains(out, "WEAKER") {
-			t.Errorf("the notes do not tell how to go on:\n%s", out)
+	in.gatewayAPI(t)
+	t.Run("guide", func(t *testing.T) {
+		s := guideObjects(t, in.Cluster)
+		answered := in.firstAnswers(t)
+		notes := in.helmInstall(t)
+		t.Logf("from helm install to the guide's first answers: %s", answered().Round(100*time.Millisecond))
+		if !strings.Contains(notes, "helm test portway --namespace portway-system") || strings.Contains(notes, "WEAKER") {
+			t.Errorf("the notes do not tell how to go on:\n%s", notes)
 		}
-		c.mustHelm(t, "test", release, "--namespace", System, "--timeout", helmLimit.String())
-		// The lab has no kubelet to ask for logs.
-		if log, err := c.PodLog(System, "portway-test", "test"); err != nil || !strings.Contains(log, "nftables") {
-			t.Errorf("the check prints no table of nodes: %v\n%s", err, log)
-		}
-		guide(t, c)
-		t.Run("podSecurity", func(t *testing.T) { podSecurity(t, c) })
-		t.Run("agentRights", func(t *testing.T) { agentRights(t, c) })
-		t.Run("controllerRights", func(t *testing.T) { controllerRights(t, c) })
-		upgrade(t, c, chart)
-		entangle(t, c)
-		c.mustHelm(t, "uninstall", release, "--namespace", System, "--timeout", helmLimit.String())
-		nothingLeft(t, c)
+		guideServed(t, s)
+		in.helmTest(t)
+		in.agents(t)
+		t.Run("podSecurity", func(t *testing.T) { podSecurity(t, in.Cluster) })
+		t.Run("agentRights", func(t *testing.T) { agentRights(t, in.Cluster) })
+		t.Run("controllerRights", func(t *testing.T) { controllerRights(t, in.Cluster) })
 	})
-	t.Run("manifests", func(t *testing.T) {
-		install := filepath.Join(c.root, "deploy", "install.yaml")
-		c.kubectlFile(t, "apply", "--server-side", "--dry-run=server", "-f", install)
-		c.applyManifest(t, install)
-		if err := c.WaitReady(t.Context()); err != nil {
-			t.Fatal(err)
+	t.Run("conformance", func(t *testing.T) {
+		var out strings.Builder
+		if err := in.suite.Run(t.Context(), in.Cluster, &out, "", "e2e"); err != nil {
+			t.Errorf("%v\n%s", err, out.String())
 		}
-		cleanup := filepath.Join(c.root, "deploy", "cleanup.yaml")
-		c.applyManifest(t, cleanup)
-		c.kubectlFile(t, "-n", System, "wait", "--for=condition=complete", "--timeout="+helmLimit.String(), "job/portway-cleanup")
-		c.kubectlFile(t, "delete", "-f", cleanup)
-		c.kubectlFile(t, "delete", "-f", filepath.Join(c.root, "deploy", "base", "portway.yaml"))
-		nothingLeft(t, c)
+	})
+	t.Run("upgrade", in.upgrades)
+	if in.full {
+		t.Run("kubelets", in.kubelets)
+	}
+	t.Run("uninstall", func(t *testing.T) {
+		entangle(t, in.Cluster)
+		in.helmUninstall(t)
+		nothingLeft(t, in.Cluster)
 	})
 }
 
+// firstAnswers returns how long it took, from now, until both of the guide's ports answered.
+func (in *installation) firstAnswers(t *testing.T) (took func() time.Duration) {
+	t.Helper()
+	began, done, node := time.Now(), make(chan time.Duration, 1), in.Node(1).Addresses[0]
+	go func() {
+		for _, port := range []int{8080, 8090} {
+			for t.Context().Err() == nil {
+				if _, err := in.ask(t.Context(), "tcp", join(node, port)); err == nil {
+					break
+				}
+				time.Sleep(askPause)
+			}
+		}
+		done <- time.Since(began)
+	}()
+	return func() time.Duration {
+		select {
+		case took := <-done:
+			return took
+		case <-time.After(helmLimit):
+			t.Fatal("the guide's ports never answered")
+			return 0
+		}
+	}
+}
+
+// helmTest is step 4.
+func (in *installation) helmTest(t *testing.T) {
+	t.Helper()
+	args := []string{"test", release, "--namespace", System, "--timeout", helmLimit.String()}
+	if in.full {
+		args = append(args, "--logs")
+	}
+	log := in.mustHelm(t, args...)
+	if !in.full { // whose kubelets cannot be asked for logs
+		var err error
+		if log, err = in.PodLog(System, "portway-test", "test"); err != nil {
+			t.Error(err)
+		}
+	}
+	if !strings.Contains(log, "nftables") {
+		t.Errorf("the check prints no table of nodes:\n%s", log)
+	}
+}
+
+// netAdmin is all that an agent may do, as the kernel shows it.
+const netAdmin = "0000000000001000"
+
+// agents may do no more than they need, and take no more memory than is said of them.
+func (in *installation) agents(t *testing.T) {
+	t.Helper()
+	const most = 40 << 10 // KiB
+	for i := range Nodes {
+		status, err := in.Node(i+1).Output(t.Context(), "sh", "-ec", "cat /proc/$(pgrep -x portway-agent)/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var resident int
+		for line := range strings.Lines(status) {
+			key, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
+			switch key {
+			case "CapBnd":
+				if in.full && value != netAdmin {
+					t.Errorf("the agent of node %d may do %q", i+1, value)
+				}
+			case "VmRSS":
+				if _, err := fmt.Sscanf(value, "%d kB", &resident); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if t.Logf("the agent of node %d has %.1f MB resident", i+1, float64(resident)*1024/1e6); resident == 0 || resident > most {
+			t.Errorf("the agent of node %d has %d KiB resident, more than %d", i+1, resident, most)
+		}
+	}
+}
+
+// controllerGone: an uninstall needs no controller, and finds what it has left.
+func (in *installation) controllerGone(t *testing.T) {
+	in.gatewayAPI(t)
+	in.helmInstall(t)
+	t.Run("guide", func(t *testing.T) { guideServed(t, guideObjects(t, in.Cluster)) })
+	entangle(t, in.Cluster)
+	in.kubectlFile(t, "-n", System, "delete", "--cascade=foreground", "deployment/portway-controller")
+	in.helmUninstall(t)
+	nothingLeft(t, in.Cluster)
+}
+
+// manifests: without helm.
+func (in *installation) manifests(t *testing.T) {
+	in.gatewayAPI(t)
+	in.kubectlFile(t, "apply", "--server-side", "--dry-run=server", "-f", filepath.Join(in.root, "deploy", "install.yaml"))
+	in.applyManifest(t, "install.yaml")
+	if err := in.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("guide", func(t *testing.T) { guideServed(t, guideObjects(t, in.Cluster)) })
+	cleanup := filepath.Join(in.root, "deploy", "cleanup.yaml")
+	in.applyManifest(t, "cleanup.yaml")
+	in.kubectlFile(t, "-n", System, "wait", "--for=condition=complete", "--timeout="+helmLimit.String(), "job/portway-cleanup")
+	in.kubectlFile(t, "delete", "-f", cleanup)
+	in.kubectlFile(t, "delete", "-f", filepath.Join(in.root, "deploy", "base", "portway.yaml"))
+	nothingLeft(t, in.Cluster)
+}
+
+// applyManifest applies a manifest of deploy, with the image that there is.
+func (in *installation) applyManifest(t *testing.T, name string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(in.root, "deploy", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	replaced := strings.ReplaceAll(string(text), imageRepository+":dev", imageRepository+":"+nativeTag)
+	if replaced == string(text) {
+		t.Fatalf("%s names no image", name)
+	}
+	file := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(file, []byte(replaced), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	in.kubectlFile(t, "apply", "--server-side", "-f", file)
+}
+
+// mustHelm runs helm, and takes no warning of the API server.
 func (c *Cluster) mustHelm(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := c.helm(t.Context(), args...)
+	if err == nil && strings.Contains(strings.ToLower(out), "warning") {
+		err = errors.New("the API server warns")
+	}
 	if err != nil {
 		jobs, _ := c.Kubectl(t.Context(), "-n", System, "get", "all,nodereports,leases", "-o", "wide")
-		t.Fatalf("%v\n%s", err, jobs)
+		t.Fatalf("%v\n%s\n%s", err, out, jobs)
 	}
 	return out
 }
 
+// kubectlFile runs kubectl, to which a warning of the API server is a failure.
 func (c *Cluster) kubectlFile(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := c.Kubectl(t.Context(), args...)
+	out, err := c.Kubectl(t.Context(), append([]string{"--warnings-as-errors"}, args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return out
-}
-
-func (c *Cluster) applyFile(t *testing.T, manifest string) {
-	t.Helper()
-	if err := c.Apply(t.Context(), manifest); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// applyManifest applies a rendered manifest with the image that there is.
-func (c *Cluster) applyManifest(t *testing.T, file string) {
-	t.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.applyFile(t, string(text))
 }
 
 // gatewayAPI applies the CRDs of the Gateway API, experimental ones for the guide's v1alpha2.
@@ -137,128 +303,4 @@ func (c *Cluster) gatewayAPI(t *testing.T) {
 		c.kubectlFile(t, "apply", "--server-side", "-f", file)
 	}
 	c.kubectlFile(t, "wait", "--for=condition=Established", "--timeout=1m", "crd", "--all")
-}
-
-// upgrade changes a flag of the agents under traffic: every pod is another one then, and
-// nobody was refused.
-func upgrade(t *testing.T, c *Cluster, chart []string) {
-	t.Helper()
-	s := c.space(t, "upgrade")
-	s.apply(t, backend("pods", 2), gateway("gw", 7900), route("TCPRoute", "tcp", "gw", "pods"))
-	s.ready(t, "pods", 2)
-	s.programmed(t, "gw")
-	address := join(c.Node(1).Addresses[0], 7900)
-	c.reach(t, "tcp", address, "pods")
-	traffic := c.stream(t, "tcp", address)
-	c.mustHelm(t, slices.Concat([]string{"upgrade", "--wait", "--timeout", helmLimit.String()}, chart, []string{"--set", "agent.verbosity=2,controller.verbosity=2"})...)
-	traffic.whole(t)
-}
-
-// entangle gives objects what an uninstall has to take away: both finalizers, and a Service.
-func entangle(t *testing.T, c *Cluster) {
-	t.Helper()
-	s := c.space(t, "entangled")
-	s.class(t, balancedClass, "{mode: LoadBalancer, loadBalancerClass: "+labClass+", ipFamilies: [IPv4, IPv6]}")
-	s.class(t, "portway-pooled", "{mode: Pool}")
-	s.apply(t, addressPool("entangled", "198.51.100.0/28"), of("portway-pooled", gateway("pooled", 7901)), of(balancedClass, gateway("balanced", 7902)))
-	for what, want := range map[string]string{
-		"addresspool/entangled":       "portway.dev/address-pool-in-use",
-		"gatewayclass/portway-pooled": "gateway-exists-finalizer",
-	} {
-		eventually(t, settle, func() error {
-			finalizers, err := c.Kubectl(t.Context(), "get", what, "-o", "jsonpath={.metadata.finalizers}")
-			if err == nil && !strings.Contains(finalizers, want) {
-				err = fmt.Errorf("%s has finalizers %s", what, finalizers)
-			}
-			return err
-		})
-	}
-	eventually(t, settle, func() error {
-		services := s.kubectl(t, "get", "services", "-n", System, "-l", "portway.dev/gateway-namespace=entangled", "-o", "name")
-		if services == "" {
-			return errors.New("no Service of mode LoadBalancer")
-		}
-		return nil
-	})
-}
-
-// nothingLeft: no rule, chain, Lease, finalizer, or object of the programs.
-func nothingLeft(t *testing.T, c *Cluster) {
-	t.Helper()
-	for i := 1; i <= Nodes; i++ {
-		rules, err := c.Node(i).Output(t.Context(), "nft", "list", "ruleset")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(strings.ToLower(rules), "portway") {
-			t.Errorf("node %d still has:\n%s", i, rules)
-		}
-	}
-	kinds := "daemonsets,deployments,jobs,pods,services,serviceaccounts,roles,rolebindings,leases,networkpolicies,poddisruptionbudgets"
-	eventually(t, settle, func() error {
-		left := strings.TrimSpace(c.kubectlFile(t, "-n", System, "get", kinds, "-o", "name"))
-		left = strings.TrimSpace(strings.Replace(left, "serviceaccount/default", "", 1))
-		if left != "" {
-			return errors.New("in the namespace: " + left)
-		}
-		return nil
-	})
-	for _, kind := range []string{"clusterroles", "clusterrolebindings", "validatingadmissionpolicies", "validatingadmissionpolicybindings", "nodereports"} {
-		for _, name := range strings.Fields(c.kubectlFile(t, "get", kind, "-o", "name")) {
-			if strings.Contains(name, "portway") || kind == "nodereports" {
-				t.Errorf("%s is left", name)
-			}
-		}
-	}
-	list := c.kubectlFile(t, "get", "gatewayclasses,addresspools", "-o", "json")
-	var objects metav1.PartialObjectMetadataList
-	if err := json.Unmarshal([]byte(list), &objects); err != nil {
-		t.Fatal(err)
-	}
-	for i := range objects.Items {
-		if finalizers := objects.Items[i].Finalizers; len(finalizers) > 0 {
-			t.Errorf("%s %s still has finalizers %v", objects.Items[i].Kind, objects.Items[i].Name, finalizers)
-		}
-	}
-	if crds := c.kubectlFile(t, "get", "crd", "-o", "name"); !strings.Contains(crds, "addresspools.portway.dev") {
-		t.Errorf("the CRDs went, and with them what users made: %s", crds)
-	}
-}
-
-// podSecurity: only the agents keep the namespace from the level "restricted", and only by
-// the network of their nodes and what they need there.
-func podSecurity(t *testing.T, c *Cluster) {
-	t.Helper()
-	for level, allowed := range map[string][]string{
-		"baseline":   {"host namespaces", "hostPort", "non-default capabilities"},
-		"restricted": {"host namespaces", "hostPort", "unrestricted capabilities", "runAsNonRoot != true", "runAsUser=0"},
-	} {
-		cmd, err := c.Machine().Command(t.Context(), c.Bin("kubectl"), "label", "--dry-run=server", "--overwrite", "namespace", System, "pod-security.kubernetes.io/enforce="+level)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		warnings := 0
-		for line := range strings.Lines(string(out)) {
-			pods, violations, ok := strings.Cut(strings.TrimPrefix(line, "Warning: "), ": ")
-			if !strings.HasPrefix(line, "Warning: portway") || !ok {
-				continue
-			}
-			warnings++
-			if !strings.HasPrefix(pods, "portway-agent-") {
-				t.Errorf("%s: %s", level, line)
-			}
-			for _, violation := range strings.Split(strings.TrimSpace(violations), ", ") {
-				if !slices.Contains(allowed, violation) {
-					t.Errorf("%s: the agents have %q beyond %v", level, violation, allowed)
-				}
-			}
-		}
-		if warnings == 0 {
-			t.Errorf("%s: no warning of the agents: %s", level, out)
-		}
-	}
 }

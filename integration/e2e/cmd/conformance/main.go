@@ -13,15 +13,12 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 
 	"github.com/portway-dev/portway/integration/e2e"
 	"github.com/portway-dev/portway/integration/lab"
 )
-
-const suitesEcho = "sigs.k8s.io/gateway-api/conformance/echo-basic"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -39,28 +36,18 @@ func main() {
 }
 
 func run(ctx context.Context, keep, full bool, report, version string, args []string) (err error) {
-	root, err := e2e.Repository()
+	o := e2e.Options{Name: "conformance", Progress: os.Stderr}
+	if full {
+		o.Full, o.KubeProxy = true, lab.ProxyNFTables
+	}
+	if version == "" {
+		if version, err = describe(ctx); err != nil {
+			return err
+		}
+	}
+	suite, err := e2e.BuildSuite(ctx, &o)
 	if err != nil {
 		return err
-	}
-	module, bin := filepath.Join(root, "integration", "conformance"), filepath.Join(lab.CacheDir(), "conformance-bin")
-	if version == "" {
-		if version, err = describe(ctx, root); err != nil {
-			return err
-		}
-	}
-	if err := e2e.Compile(ctx, module, bin, os.Stderr, suitesEcho, "./dns"); err != nil {
-		return err
-	}
-	test := filepath.Join(bin, "conformance.test")
-	if err := e2e.CompileTest(ctx, module, test, os.Stderr); err != nil {
-		return err
-	}
-	o := e2e.Options{Name: "conformance", BinDirs: []string{bin}, Progress: os.Stderr}
-	if full {
-		if err := onRealKubelets(ctx, &o, module, bin); err != nil {
-			return err
-		}
 	}
 	c, err := e2e.Start(ctx, o)
 	if err != nil {
@@ -72,22 +59,10 @@ func run(ctx context.Context, keep, full bool, report, version string, args []st
 	if err := c.Deploy(ctx, true); err != nil {
 		return err
 	}
-	args = append([]string{"-test.v", "-test.timeout=30m", "-live", "-gateway-class=" + e2e.ClassName, "-version=" + version}, args...)
-	if report != "" {
-		args = append(args, "-report-output="+filepath.Join(module, report))
-	}
-	// The suite dials Gateways from its own process: outside of the cluster.
-	cmd, err := c.Outside().Command(ctx, test, args...)
-	if err != nil {
-		return err
-	}
-	cmd.Dir, cmd.Stdout, cmd.Stderr = module, os.Stdout, os.Stderr
-	return cmd.Run()
+	return suite.Run(ctx, c, os.Stdout, report, version, args...)
 }
 
-func describe(ctx context.Context, root string) (string, error) {
-	cmd := exec.CommandContext(ctx, "git", "describe", "--tags", "--always", "--dirty")
-	cmd.Dir = root
-	out, err := cmd.Output()
+func describe(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "git", "describe", "--tags", "--always", "--dirty").Output()
 	return strings.TrimSpace(string(out)), err
 }
