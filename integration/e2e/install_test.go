@@ -232,7 +232,7 @@ func (in *installation) controllerGone(t *testing.T) {
 // manifests: without helm.
 func (in *installation) manifests(t *testing.T) {
 	in.gatewayAPI(t)
-	in.kubectlFile(t, "apply", "--server-side", "--dry-run=server", "-f", filepath.Join(in.root, "deploy", "install.yaml"))
+	in.schemas(t)
 	in.applyManifest(t, "install.yaml")
 	if err := in.WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
@@ -244,6 +244,52 @@ func (in *installation) manifests(t *testing.T) {
 	in.kubectlFile(t, "delete", "-f", cleanup)
 	in.kubectlFile(t, "delete", "-f", filepath.Join(in.root, "deploy", "base", "portway.yaml"))
 	nothingLeft(t, in.Cluster)
+}
+
+// schemas: whatever there is to be applied by somebody, the API server takes as it stands.
+func (in *installation) schemas(t *testing.T) {
+	t.Helper()
+	dryRun := func(args ...string) {
+		t.Helper()
+		in.kubectlFile(t, append([]string{"apply", "--server-side", "--dry-run=server"}, args...)...)
+	}
+	// Kinds of ours have to be there before objects of them.
+	in.kubectlFile(t, "apply", "--server-side", "-k", filepath.Join(in.root, "deploy", "crds"))
+	for _, pattern := range []string{"deploy/*.yaml", "examples/*.yaml"} {
+		files, err := filepath.Glob(filepath.Join(in.root, pattern))
+		if err != nil || len(files) < 2 {
+			t.Fatalf("%s: %v, %v", pattern, files, err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The guide is of a time when TCPRoute was v1alpha2, of which the API server warns.
+			replaced := strings.ReplaceAll(string(text), "gateway.networking.k8s.io/v1alpha2", "gateway.networking.k8s.io/v1")
+			file := filepath.Join(t.TempDir(), filepath.Base(file))
+			if err := os.WriteFile(file, []byte(replaced), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			dryRun("-f", file)
+		}
+	}
+	dryRun("-k", filepath.Join(in.root, "deploy", "base"))
+	for _, component := range []string{"layer2", "iptables-legacy"} {
+		dir := t.TempDir()
+		at := func(name string) string {
+			path, err := filepath.Rel(dir, filepath.Join(in.root, "deploy", name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return path
+		}
+		kustomization := fmt.Sprintf("resources: [%s]\ncomponents: [%s]\n", at("base"), at(component))
+		if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(kustomization), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		dryRun("-k", dir)
+	}
 }
 
 // applyManifest applies a manifest of deploy, with the image that there is.
