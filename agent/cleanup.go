@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/klog/v2"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
@@ -16,6 +19,13 @@ import (
 // cleanUp removes what is ours from the kernel, and then what says in the cluster
 // that it is there. Without a cluster there is only the kernel.
 func cleanUp(ctx context.Context, o Options, env environment) error {
+	if o.CleanupAfter != "" {
+		held, err := outlive(ctx, o, env)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = held.Close() }()
+	}
 	kernel, err := env.open(ctx, o.Backend, uint32(o.CTMark))
 	if err != nil {
 		return err
@@ -43,6 +53,47 @@ func cleanUp(ctx context.Context, o Options, env environment) error {
 	}
 	logger.Info("Removed what this node said in the cluster", "nodeReport", o.NodeName, "lease", klog.KRef(o.Namespace, lease))
 	return nil
+}
+
+// outliveInterval is how often it is looked whether the agents are gone.
+const outliveInterval = time.Second
+
+// outlive waits until the agents' DaemonSet is deleted and the one of this node has ended,
+// and returns what keeps the next one from starting meanwhile. While the DaemonSet is there
+// this node's agent is coming back, if it is not here now.
+func outlive(ctx context.Context, o Options, env environment) (io.Closer, error) {
+	api, err := env.connect(o.Kubeconfig, o.Version)
+	if err != nil {
+		return nil, err
+	}
+	sets := api.Metadata.Resource(schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "daemonsets"}).Namespace(o.Namespace)
+	look := func() (io.Closer, error) {
+		asked, cancel := context.WithTimeout(ctx, apiTimeout)
+		defer cancel()
+		_, err := sets.Get(asked, o.CleanupAfter, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			return lock(ctx)
+		case err == nil:
+			err = fmt.Errorf("DaemonSet %s/%s is there", o.Namespace, o.CleanupAfter)
+		}
+		return nil, err
+	}
+	for told := ""; ; {
+		held, err := look()
+		if err == nil {
+			return held, nil
+		}
+		if err.Error() != told {
+			told = err.Error()
+			klog.FromContext(ctx).Info("Waiting for the agents to be gone", "reason", told)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for the agents to be gone: %w", err)
+		case <-env.clock.After(outliveInterval):
+		}
+	}
 }
 
 // retract removes a node's NodeReport and its Lease.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"syscall"
 )
@@ -11,6 +12,15 @@ import (
 // lockName is an abstract unix socket, which belongs to the network namespace, as
 // the rules do, and goes with its process, however that ends (unix(7)).
 const lockName = "@portway-agent"
+
+// lock makes sure that nobody else works in the network namespace, unless that is what is to
+// be waited for (--cleanup-after): who waits must not keep the agents out.
+func (o *Options) lock(ctx context.Context) (io.Closer, error) {
+	if o.CleanupAfter != "" {
+		return io.NopCloser(nil), nil
+	}
+	return lock(ctx)
+}
 
 // lock makes sure that one agent works in a network namespace: two would undo each
 // other's changes without a word. Closing it lets the next one in.

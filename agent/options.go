@@ -49,6 +49,7 @@ type Options struct {
 	PrintStatus   bool
 	Backend       string
 	Cleanup       bool
+	CleanupAfter  string
 	SetSysctls    bool
 	NodePorts     ports.Ranges
 	CTMark        ctMark
@@ -107,6 +108,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 		"what programs the kernel: nftables, iptables, or auto, which is nftables where the kernel has it and iptables elsewhere; what the other one left is removed")
 	fs.BoolVar(&o.Cleanup, "cleanup", o.Cleanup,
 		"remove everything this program ever put into the kernel, and nothing else, then exit; in a cluster also what this node says of it there, its NodeReport and its Lease; established connections end where nobody else translates addresses")
+	fs.StringVar(&o.CleanupAfter, "cleanup-after", o.CleanupAfter,
+		"with --cleanup in a cluster: wait until the DaemonSet of this name in --namespace, which is the agents', is deleted, and its agent on this node has ended, which would put back what is removed")
 	fs.BoolVar(&o.SetSysctls, "set-sysctls", o.SetSysctls,
 		"turn packet forwarding on where it is off, for the address families in use")
 	fs.Var(&o.NodePorts, "node-ports",
@@ -134,6 +137,9 @@ func (o *Options) Validate() error {
 	}
 	if o.Cleanup {
 		return errors.Join(errs...)
+	}
+	if o.CleanupAfter != "" {
+		errs = append(errs, errors.New("--cleanup-after is for --cleanup"))
 	}
 	switch {
 	case len(o.Manifests) == 0:

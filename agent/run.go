@@ -49,7 +49,7 @@ type environment struct {
 // started has ended, and the rules are still in the kernel. Statuses go to out;
 // a signal on printStatus prints them.
 func Run(ctx context.Context, o Options, out io.Writer, printStatus <-chan os.Signal) error {
-	held, err := lock(ctx)
+	held, err := o.lock(ctx)
 	if err != nil {
 		return err
 	}

@@ -316,6 +316,8 @@ func TestOptions(t *testing.T) {
 			"--status-out d/status.yaml lies in --manifests d and would be read as a manifest: put it elsewhere",
 		},
 		"cleanup needs no manifests": {"--cleanup", ""},
+		"cleanup after agents":       {"--cleanup --cleanup-after portway-agent", ""},
+		"after, without cleanup":     {"--manifests a --cleanup-after portway-agent", "--cleanup-after is for --cleanup"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

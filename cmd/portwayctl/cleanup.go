@@ -29,11 +29,17 @@ import (
 const (
 	controllerName = "portway-controller"
 	agentName      = "portway-agent"
-	controllerPods = "app.kubernetes.io/name=portway,app.kubernetes.io/component=controller"
-	agentPods      = "app.kubernetes.io/name=portway,app.kubernetes.io/component=agent"
-	// cleanupMark is the annotation of the pods that clean up in the agents' place.
-	cleanupMark = v1alpha1.GroupName + "/cleanup"
+	cleanerName    = "portway-cleanup"
+	componentLabel = "app.kubernetes.io/component"
+	cleanerLabel   = "cleanup-node"
+	controllerPods = "app.kubernetes.io/name=portway," + componentLabel + "=controller"
+	agentPods      = "app.kubernetes.io/name=portway," + componentLabel + "=agent"
+	cleanerPods    = "app.kubernetes.io/name=portway," + componentLabel + "=" + cleanerLabel
 )
+
+// cleanerPatience is how long a node with rules may be without a pod that cleans up there,
+// before it is given up: no pod is made where none can be.
+const cleanerPatience = time.Minute
 
 func newCleanupCommand() *cobra.Command {
 	var kubeconfig string
@@ -42,10 +48,11 @@ func newCleanupCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Take everything of Portway out of the nodes and the cluster, before it is uninstalled",
-		Long: "Take everything of Portway out of the nodes and the cluster, before it is uninstalled. The controller is stopped;\n" +
-			"Services of Gateways in mode LoadBalancer are deleted; the DaemonSet of the agents becomes one that runs\n" +
-			"portway-agent --cleanup on each node; then NodeReports, Leases and our finalizers are removed. The API objects of\n" +
-			"users and the CRDs stay. All of it can be run again. Helm uninstall and deploy/cleanup.yaml do this.",
+		Long: "Take everything of Portway out of the nodes and the cluster, before it is uninstalled. The controller and the agents\n" +
+			"are deleted; so are Services of Gateways in mode LoadBalancer; DaemonSet portway-cleanup, made if it is not there,\n" +
+			"runs portway-agent --cleanup on each node; then NodeReports, Leases and our finalizers are removed. The API objects\n" +
+			"of users and the CRDs stay. It can be run again at any time; what it has deleted so far is brought back by\n" +
+			"installing anew. Helm uninstall and deploy/cleanup.yaml do this.",
 		Example: "  portwayctl cleanup --kubeconfig ~/.kube/config",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
@@ -72,105 +79,145 @@ type uninstall struct {
 	namespace string
 	pause     time.Duration // between looks
 	out       io.Writer
+	told      string // the last thing printed about what is left
 }
 
+// run retries each step for as long as there is time: nobody else would.
 func (u *uninstall) run(ctx context.Context) error {
 	for _, step := range []struct {
 		what string
-		do   func(context.Context) error
+		do   func(context.Context) (left []string, err error)
 	}{
-		{"stop the controller", u.stopController},
+		{"prepare DaemonSet " + cleanerName, u.ensureCleaner},
+		{"delete the controller", u.deleteController},
 		{"delete the Services of Gateways", u.deleteServices},
-		{"clean up the nodes", u.cleanNodes},
-		{"remove NodeReports and Leases", u.forget},
-		{"remove finalizers", u.releaseAll},
+		{"delete the agents", u.deleteAgents},
+		{"clean up the nodes", u.cleanNodes()},
+		{"remove NodeReports and Leases", nothingLeft(u.forget)},
+		{"remove finalizers", nothingLeft(u.releaseAll)},
+		{"delete DaemonSet " + cleanerName, u.deleteCleaner},
 	} {
-		if err := step.do(ctx); err != nil {
+		if err := u.await(ctx, func() ([]string, error) { return step.do(ctx) }); err != nil {
 			return fmt.Errorf("%s: %w", step.what, err)
 		}
 	}
-	fmt.Fprintln(u.out, "Nothing of Portway is left but its programs, which can be deleted now, and the CRDs")
+	fmt.Fprintln(u.out, "Nothing of Portway is left but its installation's other objects, which can be deleted now, and the CRDs")
 	return nil
 }
 
-func (u *uninstall) stopController(ctx context.Context) error {
-	_, err := u.Core.AppsV1().Deployments(u.namespace).Patch(ctx, controllerName, types.MergePatchType,
-		[]byte(`{"spec":{"replicas":0}}`), metav1.PatchOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return err
-	}
-	return u.await(ctx, func() ([]string, error) {
-		pods, err := u.Core.CoreV1().Pods(u.namespace).List(ctx, metav1.ListOptions{LabelSelector: controllerPods})
-		if err != nil {
-			return nil, err
-		}
-		var left []string
-		for i := range pods.Items {
-			if phase := pods.Items[i].Status.Phase; phase != corev1.PodSucceeded && phase != corev1.PodFailed {
-				left = append(left, "pod "+pods.Items[i].Name+" runs")
-			}
-		}
-		return left, nil
-	})
+func nothingLeft(do func(context.Context) error) func(context.Context) ([]string, error) {
+	return func(ctx context.Context) ([]string, error) { return nil, do(ctx) }
 }
 
-func (u *uninstall) deleteServices(ctx context.Context) error {
+// ensureCleaner makes the DaemonSet that cleans up of that of the agents, unless somebody
+// has made it, as helm and deploy/cleanup.yaml do. It waits until the agents' is gone.
+func (u *uninstall) ensureCleaner(ctx context.Context) ([]string, error) {
+	sets := u.Core.AppsV1().DaemonSets(u.namespace)
+	_, err := sets.Get(ctx, cleanerName, metav1.GetOptions{})
+	if !apierrors.IsNotFound(err) {
+		return nil, err
+	}
+	agents, err := sets.Get(ctx, agentName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		fmt.Fprintf(u.out, "There is no DaemonSet %s/%s: nodes are not cleaned up; portway-agent --cleanup does it on each\n", u.namespace, agentName)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	cleaner, err := cleanerOf(agents)
+	if err != nil {
+		return nil, err
+	}
+	_, err = sets.Create(ctx, cleaner, metav1.CreateOptions{})
+	return nil, err
+}
+
+func (u *uninstall) deleteController(ctx context.Context) ([]string, error) {
+	err := u.Core.AppsV1().Deployments(u.namespace).Delete(ctx, controllerName, background())
+	if ignoreNotFound(err) != nil {
+		return nil, err
+	}
+	return u.running(ctx, controllerPods)
+}
+
+func (u *uninstall) deleteAgents(ctx context.Context) ([]string, error) {
+	// Those of nodes that are not ready may never go; cleanNodes tells.
+	return nil, ignoreNotFound(u.Core.AppsV1().DaemonSets(u.namespace).Delete(ctx, agentName, background()))
+}
+
+func (u *uninstall) deleteCleaner(ctx context.Context) ([]string, error) {
+	return nil, ignoreNotFound(u.Core.AppsV1().DaemonSets(u.namespace).Delete(ctx, cleanerName, background()))
+}
+
+func background() metav1.DeleteOptions {
+	return metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}
+}
+
+// running names the pods that have not ended.
+func (u *uninstall) running(ctx context.Context, selector string) (left []string, err error) {
+	pods, err := u.Core.CoreV1().Pods(u.namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		return nil, err
+	}
+	for i := range pods.Items {
+		if phase := pods.Items[i].Status.Phase; phase != corev1.PodSucceeded && phase != corev1.PodFailed {
+			left = append(left, "pod "+pods.Items[i].Name+" runs")
+		}
+	}
+	return left, nil
+}
+
+func (u *uninstall) deleteServices(ctx context.Context) ([]string, error) {
 	services, err := u.Core.CoreV1().Services(u.namespace).List(ctx, metav1.ListOptions{
 		LabelSelector: v1alpha1.GatewayNamespaceLabel + "," + v1alpha1.GatewayNameLabel,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for i := range services.Items {
 		err := u.Core.CoreV1().Services(u.namespace).Delete(ctx, services.Items[i].Name, metav1.DeleteOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
-			return err
+		if ignoreNotFound(err) != nil {
+			return nil, err
 		}
 		fmt.Fprintf(u.out, "Deleted Service %s/%s\n", u.namespace, services.Items[i].Name)
 	}
-	return nil
+	return nil, nil
 }
 
-// cleanNodes replaces the agents by what cleans up after them, and waits until no ready
-// node says any more that it has rules.
-func (u *uninstall) cleanNodes(ctx context.Context) error {
-	agents, err := u.Core.AppsV1().DaemonSets(u.namespace).Get(ctx, agentName, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		fmt.Fprintf(u.out, "There is no DaemonSet %s/%s: nodes are not cleaned up; portway-agent --cleanup does it on each\n", u.namespace, agentName)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if agents.Spec.Template.Annotations[cleanupMark] == "" {
-		patch, err := cleanupPatch(agents)
-		if err != nil {
-			return err
+// cleanNodes waits until no ready node says any more that it has rules. Nodes that nothing
+// can be done on are named, and not waited for.
+func (u *uninstall) cleanNodes() func(context.Context) ([]string, error) {
+	var began time.Time
+	return func(ctx context.Context) ([]string, error) {
+		if began.IsZero() {
+			began = time.Now()
 		}
-		if _, err := u.Core.AppsV1().DaemonSets(u.namespace).Patch(ctx, agentName, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
-			return err
+		nodes, err := u.uncleaned(ctx, time.Since(began) > cleanerPatience)
+		if err != nil || len(nodes.left) > 0 {
+			return nodes.left, err
 		}
+		for _, reason := range nodes.givenUp {
+			fmt.Fprintf(u.out, "%s: its rules stay until it boots, or portway-agent --cleanup runs there\n", reason)
+		}
+		return nil, nil
 	}
-	var unready []string
-	err = u.await(ctx, func() (left []string, err error) {
-		left, unready, err = u.uncleaned(ctx)
-		return left, err
-	})
-	for _, node := range unready {
-		fmt.Fprintf(u.out, "Node %s is not ready: its rules stay until it boots, or portway-agent --cleanup runs there\n", node)
-	}
-	return err
 }
 
-// uncleaned returns what of ready nodes is not clean yet, and the others.
-func (u *uninstall) uncleaned(ctx context.Context) (left, unready []string, err error) {
+// uncleaned is the nodes with rules: what is left of those that are being cleaned, and why
+// others are not.
+type uncleaned struct{ left, givenUp []string }
+
+// uncleaned looks at all nodes. With impatience those that no pod cleans are given up.
+func (u *uninstall) uncleaned(ctx context.Context, impatient bool) (result uncleaned, err error) {
 	var all metav1.ListOptions
 	nodes, err1 := u.Core.CoreV1().Nodes().List(ctx, all)
 	reports, err2 := u.NodeReports.List(ctx, all)
 	leases, err3 := u.Core.CoordinationV1().Leases(u.namespace).List(ctx, metav1.ListOptions{LabelSelector: cluster.AgentLabel})
-	pods, err4 := u.Core.CoreV1().Pods(u.namespace).List(ctx, metav1.ListOptions{LabelSelector: agentPods})
-	if err := errors.Join(err1, ignoreNotFound(err2), err3, err4); err != nil {
-		return nil, nil, err
+	agents, err4 := u.Core.CoreV1().Pods(u.namespace).List(ctx, metav1.ListOptions{LabelSelector: agentPods})
+	cleaners, err5 := u.Core.CoreV1().Pods(u.namespace).List(ctx, metav1.ListOptions{LabelSelector: cleanerPods})
+	if err := errors.Join(err1, ignoreNotFound(err2), err3, err4, err5); err != nil {
+		return result, err
 	}
 	says := map[string]string{} // of each node, why it is not clean
 	if err2 == nil {
@@ -181,50 +228,58 @@ func (u *uninstall) uncleaned(ctx context.Context) (left, unready []string, err 
 	for i := range leases.Items {
 		says[strings.TrimPrefix(leases.Items[i].Name, cluster.AgentLeasePrefix)] = "has the Lease of an agent"
 	}
-	for i := range pods.Items {
-		if pod := &pods.Items[i]; pod.Annotations[cleanupMark] == "" && pod.Spec.NodeName != "" {
+	for i := range agents.Items {
+		if pod := &agents.Items[i]; pod.Spec.NodeName != "" {
 			says[pod.Spec.NodeName] = "still runs pod " + pod.Name
 		}
 	}
+	cleaned := map[string]bool{} // by a pod that is there
+	for i := range cleaners.Items {
+		cleaned[cleaners.Items[i].Spec.NodeName] = true
+	}
 	for i := range nodes.Items {
 		node := &nodes.Items[i]
-		why, ok := says[node.Name]
+		why, dirty := says[node.Name]
 		switch {
-		case !ok:
-		case nodeReady(node):
-			left = append(left, "node "+node.Name+" "+why)
+		case !dirty:
+		case !nodeReady(node):
+			result.givenUp = append(result.givenUp, "Node "+node.Name+" is not ready")
+		case impatient && !cleaned[node.Name]:
+			result.givenUp = append(result.givenUp, "Node "+node.Name+" takes no pod of DaemonSet "+cleanerName)
 		default:
-			unready = append(unready, node.Name)
+			result.left = append(result.left, "node "+node.Name+" "+why)
 		}
 	}
-	return left, unready, nil
+	return result, nil
 }
 
-// cleanupPatch makes of the agents' DaemonSet one that cleans up: with the rights, flags
-// and image of the agents, on all nodes at once.
-func cleanupPatch(agents *appsv1.DaemonSet) ([]byte, error) {
+// cleanerOf makes of the agents' DaemonSet one that cleans up after them: with their rights,
+// flags, volumes and image, on the same nodes.
+func cleanerOf(agents *appsv1.DaemonSet) (*appsv1.DaemonSet, error) {
 	i := slices.IndexFunc(agents.Spec.Template.Spec.Containers, func(c corev1.Container) bool { return c.Name == "agent" })
 	if i < 0 {
 		return nil, fmt.Errorf("DaemonSet %s/%s has no container agent", agents.Namespace, agents.Name)
 	}
-	cleanup := agents.Spec.Template.Spec.Containers[i].DeepCopy()
+	template := agents.Spec.Template.DeepCopy()
+	labels := map[string]string{"app.kubernetes.io/name": "portway", componentLabel: cleanerLabel}
+	template.Labels = labels
+	cleanup := template.Spec.Containers[i]
 	cleanup.Name = "cleanup"
-	cleanup.Args = append(cleanup.Args, "--cleanup")
+	cleanup.Args = append(cleanup.Args, "--cleanup", "--cleanup-after="+agentName)
 	cleanup.Ports, cleanup.ReadinessProbe, cleanup.LivenessProbe, cleanup.StartupProbe = nil, nil, nil, nil
-	done := corev1.Container{
+	template.Spec.InitContainers = []corev1.Container{cleanup}
+	template.Spec.Containers = []corev1.Container{{
 		Name: "done", Image: cleanup.Image, ImagePullPolicy: cleanup.ImagePullPolicy, Command: []string{"/portwayctl", idleName},
+		Resources: cleanup.Resources,
 		SecurityContext: &corev1.SecurityContext{
 			AllowPrivilegeEscalation: ptr.To(false), ReadOnlyRootFilesystem: ptr.To(true),
 			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 		},
-	}
-	return json.Marshal(map[string]any{"spec": map[string]any{
-		"updateStrategy": map[string]any{"type": appsv1.RollingUpdateDaemonSetStrategyType, "rollingUpdate": map[string]any{"maxUnavailable": "100%", "maxSurge": 0}},
-		"template": map[string]any{
-			"metadata": map[string]any{"annotations": map[string]any{cleanupMark: "true"}},
-			"spec":     map[string]any{"initContainers": []*corev1.Container{cleanup}, "containers": []corev1.Container{done}},
-		},
-	}})
+	}}
+	return &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: agents.Namespace, Name: cleanerName, Labels: labels},
+		Spec:       appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: *template},
+	}, nil
 }
 
 // forget removes what nodes said that could not say otherwise, and the leader's Lease.
@@ -304,16 +359,24 @@ func release(o *metav1.ObjectMeta, finalizer string, write func([]byte) error) e
 	return ignoreNotFound(write(patch))
 }
 
-// await looks until nothing is left.
+// await looks until nothing is left, and says what is whenever that changes.
 func (u *uninstall) await(ctx context.Context, look func() (left []string, err error)) error {
 	for {
 		left, err := look()
 		if err == nil && len(left) == 0 {
 			return nil
 		}
+		waiting := strings.Join(left, "; ")
+		if err != nil {
+			waiting = strings.TrimPrefix(waiting+"; "+err.Error(), "; ")
+		}
+		if waiting != u.told && ctx.Err() == nil {
+			u.told = waiting
+			fmt.Fprintln(u.out, "Waiting: "+waiting)
+		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("not done in time: %s", strings.Join(left, "; ")), err)
+			return errors.Join(errors.New("not done in time: "+u.told), ctx.Err())
 		case <-time.After(u.pause):
 		}
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -12,9 +14,14 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	metadatafake "k8s.io/client-go/metadata/fake"
+	k8stesting "k8s.io/client-go/testing"
+	gatewayfake "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned/fake"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
@@ -22,29 +29,25 @@ import (
 
 // What cleans up has the agent's rights, flags and volumes, and nothing that would make
 // kubelet restart it.
-func TestCleanupPatch(t *testing.T) {
+func TestCleanerOf(t *testing.T) {
 	agents := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: agentName}}
 	agents.Spec.Template.Spec.HostNetwork = true
 	agents.Spec.Template.Spec.Containers = []corev1.Container{{
 		Name: "agent", Image: "portway:v1", Command: []string{"/portway-agent"}, Args: []string{"--backend=iptables"},
 		Ports:         []corev1.ContainerPort{{ContainerPort: 9617, HostPort: 9617}},
 		LivenessProbe: &corev1.Probe{}, ReadinessProbe: &corev1.Probe{},
+		Resources:       corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("20m")}},
 		VolumeMounts:    []corev1.VolumeMount{{Name: "xtables-lock", MountPath: "/run/xtables.lock"}},
 		SecurityContext: &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}}},
 	}}
-	patch, err := cleanupPatch(agents)
+	made, err := cleanerOf(agents)
 	if err != nil {
 		t.Fatal(err)
 	}
-	after, err := fake.NewClientset(agents).AppsV1().DaemonSets("system").Patch(t.Context(), agentName, types.MergePatchType, patch, metav1.PatchOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec := after.Spec.Template.Spec
+	agent, spec := agents.Spec.Template.Spec.Containers[0], made.Spec.Template.Spec
 	want := corev1.Container{
-		Name: "cleanup", Image: "portway:v1", Command: []string{"/portway-agent"}, Args: []string{"--backend=iptables", "--cleanup"},
-		VolumeMounts:    agents.Spec.Template.Spec.Containers[0].VolumeMounts,
-		SecurityContext: agents.Spec.Template.Spec.Containers[0].SecurityContext,
+		Name: "cleanup", Image: "portway:v1", Command: []string{"/portway-agent"}, Args: []string{"--backend=iptables", "--cleanup", "--cleanup-after=portway-agent"},
+		Resources: agent.Resources, VolumeMounts: agent.VolumeMounts, SecurityContext: agent.SecurityContext,
 	}
 	if diff := cmp.Diff([]corev1.Container{want}, spec.InitContainers); diff != "" {
 		t.Errorf("init containers: -want +got:\n%s", diff)
@@ -52,13 +55,17 @@ func TestCleanupPatch(t *testing.T) {
 	if !spec.HostNetwork || len(spec.Containers) != 1 || len(spec.Containers[0].SecurityContext.Capabilities.Add) != 0 {
 		t.Errorf("want the nodes' network and one container without rights, got %+v", spec)
 	}
-	if all := after.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable.String(); all != "100%" {
-		t.Errorf("%s of the nodes at once, want all", all)
+	if diff := cmp.Diff(agent.Resources, spec.Containers[0].Resources); diff != "" {
+		t.Errorf("a quota would refuse what waits: -want +got:\n%s", diff)
 	}
-	if after.Spec.Template.Annotations[cleanupMark] == "" {
-		t.Error("the pods are not marked")
+	selector, err := labels.Parse(cleanerPods)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := cleanupPatch(&appsv1.DaemonSet{}); err == nil {
+	if !selector.Matches(labels.Set(made.Spec.Template.Labels)) || !maps.Equal(made.Spec.Selector.MatchLabels, made.Spec.Template.Labels) {
+		t.Errorf("labels %v, selector %v", made.Spec.Template.Labels, made.Spec.Selector)
+	}
+	if _, err := cleanerOf(&appsv1.DaemonSet{}); err == nil {
 		t.Error("without a container agent: no error")
 	}
 }
@@ -84,7 +91,8 @@ func TestRelease(t *testing.T) {
 // What hinders is named when time is up.
 func TestAwaitNamesWhatIsLeft(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
-	u := uninstall{pause: time.Nanosecond}
+	var out strings.Builder
+	u := uninstall{pause: time.Nanosecond, out: &out}
 	looks := 0
 	err := u.await(ctx, func() ([]string, error) {
 		if looks++; looks == 3 {
@@ -94,6 +102,9 @@ func TestAwaitNamesWhatIsLeft(t *testing.T) {
 	})
 	if err == nil || !strings.Contains(err.Error(), "node a has a NodeReport") || !strings.Contains(err.Error(), "no answer") {
 		t.Errorf("got %v", err)
+	}
+	if want := "Waiting: node a has a NodeReport; no answer\n"; out.String() != want {
+		t.Errorf("printed %q, want %q", out.String(), want)
 	}
 }
 
@@ -108,40 +119,92 @@ func (r reportList) List(context.Context, metav1.ListOptions) (*v1alpha1.NodeRep
 }
 
 // A ready node is clean when neither a NodeReport, a Lease nor an agent says otherwise. Nodes
-// that are not ready are named, and nobody waits for them.
+// that are not ready are named, and nobody waits for them; nor, after a while, for those that
+// no pod cleans.
 func TestUncleaned(t *testing.T) {
 	node := func(name string, ready corev1.ConditionStatus) *corev1.Node {
 		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{
 			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}},
 		}}
 	}
-	pod := func(name, node, mark string) *corev1.Pod {
-		labels := map[string]string{"app.kubernetes.io/name": "portway", "app.kubernetes.io/component": "agent"}
-		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: name, Labels: labels}, Spec: corev1.PodSpec{NodeName: node}}
-		if mark != "" {
-			p.Annotations = map[string]string{cleanupMark: mark}
-		}
-		return p
+	pod := func(component, name, node string) *corev1.Pod {
+		labels := map[string]string{"app.kubernetes.io/name": "portway", componentLabel: component}
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: name, Labels: labels}, Spec: corev1.PodSpec{NodeName: node}}
 	}
 	core := fake.NewClientset(
 		node("clean", corev1.ConditionTrue), node("leased", corev1.ConditionTrue), node("reported", corev1.ConditionTrue),
 		node("running", corev1.ConditionTrue), node("lost", corev1.ConditionUnknown),
 		&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: "agent-leased", Labels: map[string]string{cluster.AgentLabel: "true"}}},
-		pod("done", "clean", "true"), pod("agent", "running", ""), pod("gone", "lost", ""),
+		pod(cleanerLabel, "done", "clean"), pod("agent", "agent", "running"), pod("agent", "gone", "lost"),
+		pod(cleanerLabel, "cleans", "running"), pod(cleanerLabel, "fails", "leased"), pod(cleanerLabel, "pending", ""),
 	)
 	u := uninstall{namespace: "system", Clients: cluster.Clients{Core: core, NodeReports: reportList{items: []v1alpha1.NodeReport{
 		{ObjectMeta: metav1.ObjectMeta{Name: "reported"}}, {ObjectMeta: metav1.ObjectMeta{Name: "lost"}},
 	}}}}
-	left, unready, err := u.uncleaned(t.Context())
-	if err != nil {
-		t.Fatal(err)
+	for _, test := range []struct {
+		impatient     bool
+		left, givenUp []string
+	}{
+		{false, []string{"node leased has the Lease of an agent", "node reported has a NodeReport", "node running still runs pod agent"}, []string{"Node lost is not ready"}},
+		{
+			true,
+			[]string{"node leased has the Lease of an agent", "node running still runs pod agent"},
+			[]string{"Node lost is not ready", "Node reported takes no pod of DaemonSet portway-cleanup"},
+		},
+	} {
+		got, err := u.uncleaned(t.Context(), test.impatient)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(got.left)
+		slices.Sort(got.givenUp)
+		if diff := cmp.Diff(test.left, got.left); diff != "" {
+			t.Errorf("impatient %t, left: -want +got:\n%s", test.impatient, diff)
+		}
+		if diff := cmp.Diff(test.givenUp, got.givenUp); diff != "" {
+			t.Errorf("impatient %t, given up: -want +got:\n%s", test.impatient, diff)
+		}
 	}
-	slices.Sort(left)
-	want := []string{"node leased has the Lease of an agent", "node reported has a NodeReport", "node running still runs pod agent"}
-	if diff := cmp.Diff(want, left); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
+}
+
+// TestUninstall: whatever is there, is gone in the end, and once more changes nothing. Who
+// calls it without helm has the DaemonSet that cleans up made of the agents'.
+func TestUninstall(t *testing.T) {
+	agents := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: agentName}}
+	agents.Spec.Template.Spec.Containers = []corev1.Container{{Name: "agent", Image: "portway:v1"}}
+	core := fake.NewClientset(agents, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: controllerName}})
+	var made []string
+	core.PrependReactor("create", "daemonsets", func(action k8stesting.Action) (bool, runtime.Object, error) {
+		if create, ok := action.(k8stesting.CreateAction); ok {
+			if set, ok := create.GetObject().(*appsv1.DaemonSet); ok {
+				made = append(made, set.Name)
+			}
+		}
+		return false, nil, nil
+	})
+	u := uninstall{namespace: "system", pause: time.Nanosecond, out: io.Discard, Clients: cluster.Clients{
+		Core: core, NodeReports: reportList{}, AddressPools: noPools{}, Gateway: gatewayfake.NewClientset(), Metadata: metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme()),
+	}}
+	for range 2 {
+		if err := u.run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		sets, err := core.AppsV1().DaemonSets("system").List(t.Context(), metav1.ListOptions{})
+		if err != nil || len(sets.Items) > 0 {
+			t.Errorf("DaemonSets are left: %v, %v", sets, err)
+		}
+		deployments, err := core.AppsV1().Deployments("system").List(t.Context(), metav1.ListOptions{})
+		if err != nil || len(deployments.Items) > 0 {
+			t.Errorf("Deployments are left: %v, %v", deployments, err)
+		}
 	}
-	if diff := cmp.Diff([]string{"lost"}, unready); diff != "" {
-		t.Errorf("not ready: -want +got:\n%s", diff)
+	if diff := cmp.Diff([]string{cleanerName}, made); diff != "" {
+		t.Errorf("DaemonSets made: -want +got:\n%s", diff)
 	}
+}
+
+type noPools struct{ cluster.AddressPools }
+
+func (noPools) List(context.Context, metav1.ListOptions) (*v1alpha1.AddressPoolList, error) {
+	return &v1alpha1.AddressPoolList{}, nil
 }

@@ -15,6 +15,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/utils/ptr"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
 // everything turns on what is off, and gives every other value another one.
@@ -43,12 +44,12 @@ func TestRendersWhatTypesTake(t *testing.T) {
 		kinds map[string]int
 	}{
 		"default": {nil, map[string]int{
-			"ClusterRole": 4, "ClusterRoleBinding": 4, "CustomResourceDefinition": 3, "DaemonSet": 1, "Deployment": 1, "GatewayClass": 1, "Job": 1,
+			"ClusterRole": 4, "ClusterRoleBinding": 4, "CustomResourceDefinition": 3, "DaemonSet": 2, "Deployment": 1, "GatewayClass": 1, "Job": 1,
 			"NetworkPolicy": 1, "Pod": 1, "PodDisruptionBudget": 1, "Role": 4, "RoleBinding": 4, "ServiceAccount": 4,
 			"ValidatingAdmissionPolicy": 3, "ValidatingAdmissionPolicyBinding": 3,
 		}},
 		"everything": {everything, map[string]int{
-			"ClusterRole": 4, "ClusterRoleBinding": 4, "CustomResourceDefinition": 3, "DaemonSet": 1, "Deployment": 1, "GatewayClass": 1, "Job": 1,
+			"ClusterRole": 4, "ClusterRoleBinding": 4, "CustomResourceDefinition": 3, "DaemonSet": 2, "Deployment": 1, "GatewayClass": 1, "Job": 1,
 			"NetworkPolicy": 1, "Pod": 1, "PodDisruptionBudget": 1, "Role": 4, "RoleBinding": 4, "ServiceAccount": 4,
 			"ValidatingAdmissionPolicy": 3, "ValidatingAdmissionPolicyBinding": 3,
 		}},
@@ -267,7 +268,43 @@ func TestServicesOnlyInMode(t *testing.T) {
 	}
 }
 
-// TestNoEscalation: no rule of ours grants all of anything, or rights themselves.
+// TestCleanersAreAgents: what cleans up has the pod of the agents, with their rights and
+// volumes, and does so after them.
+func TestCleanersAreAgents(t *testing.T) {
+	objects := decode(t, mustRender(t, everything...))
+	agent := agentsOf(t, objects).Spec.Template.Spec
+	cleaners := only[*appsv1.DaemonSet](t, objects, "portway-cleanup")
+	cleaner := cleaners.Spec.Template.Spec
+	if len(cleaner.InitContainers) != 1 || len(cleaner.Containers) != 1 || len(cleaner.Containers[0].SecurityContext.Capabilities.Add) > 0 {
+		t.Fatalf("want one container that cleans up and one that has no rights: %+v", cleaner)
+	}
+	got, want := cleaner.InitContainers[0], agent.Containers[0]
+	want.Name, want.Args = "cleanup", append(want.Args, "--cleanup", "--cleanup-after=portway-agent")
+	want.Ports, want.ReadinessProbe, want.LivenessProbe = nil, nil, nil
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the container: -agents +cleanup:\n%s", diff)
+	}
+	agent.Containers, cleaner.Containers, cleaner.InitContainers = nil, nil, nil
+	if diff := cmp.Diff(agent, cleaner); diff != "" {
+		t.Errorf("the pod: -agents +cleanup:\n%s", diff)
+	}
+	if agents := agentsOf(t, objects); cmp.Equal(agents.Spec.Selector, cleaners.Spec.Selector) {
+		t.Errorf("both select %v", agents.Spec.Selector)
+	}
+}
+
+// TestClassWithoutCleanup: nobody takes the finalizer off the class then, so it stays.
+func TestClassWithoutCleanup(t *testing.T) {
+	for cleanup, want := range map[string]string{"true": "", "false": "keep"} {
+		class := only[*gatewayv1.GatewayClass](t, decode(t, mustRender(t, "--set", "cleanup.enabled="+cleanup)), "portway")
+		if got := class.Annotations["helm.sh/resource-policy"]; got != want {
+			t.Errorf("cleanup.enabled=%s: resource policy %q, want %q", cleanup, got, want)
+		}
+	}
+}
+
+// TestNoEscalation: no rule of ours grants all of anything, rights themselves, or to write
+// what runs in a namespace where pods may have rights on their nodes.
 func TestNoEscalation(t *testing.T) {
 	check := func(name string, rules []rbacv1.PolicyRule) {
 		for _, r := range rules {
@@ -275,6 +312,14 @@ func TestNoEscalation(t *testing.T) {
 				switch word {
 				case "*", "secrets", "bind", "escalate", "impersonate", "pods/exec", "serviceaccounts/token", "roles", "clusterroles":
 					t.Errorf("%s: %s in %v", name, word, r)
+				}
+			}
+			for _, resource := range r.Resources {
+				switch resource {
+				case "pods", "daemonsets", "deployments", "jobs", "replicasets":
+					if slices.ContainsFunc([]string{"create", "update", "patch"}, func(verb string) bool { return slices.Contains(r.Verbs, verb) }) {
+						t.Errorf("%s may write %s", name, resource)
+					}
 				}
 			}
 		}

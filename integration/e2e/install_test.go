@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,8 @@ import (
 // Steps of docs/install.md.
 const (
 	helmLimit = 3 * time.Minute
+	// patience of somebody who has installed it, on a machine that is not busy.
+	patience = 30 * time.Second
 	release   = "portway"
 )
 
@@ -35,7 +38,7 @@ func TestInstall(t *testing.T) {
 		run  func(*installation, *testing.T)
 	}{
 		{"dual-ptp-nftables", Options{CNI: lab.CNIPtp, KubeProxy: lab.ProxyNFTables}, (*installation).everything},
-		{"IPv4-bridge-iptables", Options{OnlyIPv4: true, CNI: lab.CNIBridge, KubeProxy: lab.ProxyIPTables}, (*installation).controllerGone},
+		{"IPv4-bridge-iptables", Options{OnlyIPv4: true, CNI: lab.CNIBridge, KubeProxy: lab.ProxyIPTables}, (*installation).givenUp},
 		{"IPv6-ptp-none", Options{OnlyIPv6: true, CNI: lab.CNIPtp}, (*installation).manifests},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -113,7 +116,11 @@ func (in *installation) everything(t *testing.T) {
 		s := guideObjects(t, in.Cluster)
 		answered := in.firstAnswers(t)
 		notes := in.helmInstall(t)
-		t.Logf("from helm install to the guide's first answers: %s", answered().Round(100*time.Millisecond))
+		if took := answered(); took > patience {
+			t.Errorf("from helm install to the guide's first answers: %s, more than %s", took, patience)
+		} else {
+			t.Logf("from helm install to the guide's first answers: %s", took.Round(100*time.Millisecond))
+		}
 		if !strings.Contains(notes, "helm test portway --namespace portway-system") || strings.Contains(notes, "WEAKER") {
 			t.Errorf("the notes do not tell how to go on:\n%s", notes)
 		}
@@ -218,15 +225,36 @@ func (in *installation) agents(t *testing.T) {
 	}
 }
 
-// controllerGone: an uninstall needs no controller, and finds what it has left.
-func (in *installation) controllerGone(t *testing.T) {
+// givenUp: an uninstall that does not get through is taken back, agents start anew and nothing is
+// lost by it; the next one needs no controller, and finds what it has left.
+func (in *installation) givenUp(t *testing.T) {
 	in.gatewayAPI(t)
 	in.helmInstall(t)
-	t.Run("guide", func(t *testing.T) { guideServed(t, guideObjects(t, in.Cluster)) })
+	in.upgraded(t, "cleanup.timeout=1ms")
+	t.Run("rollback", func(t *testing.T) {
+		s := guideObjects(t, in.Cluster)
+		guideServed(t, s)
+		if out, err := in.helm(t.Context(), "uninstall", release, "--namespace", System, "--timeout", helmLimit.String()); err == nil {
+			t.Fatalf("uninstalled in no time: %s", out)
+		}
+		in.mustHelm(t, "rollback", release, "--namespace", System, "--wait", "--timeout", helmLimit.String())
+		guideServed(t, s)
+		traffic := in.stream(t, "tcp", join(in.Node(1).Addresses[0], 8080))
+		in.kubectlFile(t, "-n", System, "rollout", "restart", "daemonset/portway-agent")
+		in.kubectlFile(t, "-n", System, "rollout", "status", "--timeout="+helmLimit.String(), "daemonset/portway-agent")
+		traffic.whole(t)
+	})
+	in.upgraded(t, "cleanup.timeout=4m")
 	entangle(t, in.Cluster)
 	in.kubectlFile(t, "-n", System, "delete", "--cascade=foreground", "deployment/portway-controller")
 	in.helmUninstall(t)
 	nothingLeft(t, in.Cluster)
+}
+
+// upgraded sets a value.
+func (in *installation) upgraded(t *testing.T, value string) {
+	t.Helper()
+	in.mustHelm(t, slices.Concat([]string{"upgrade", "--wait", "--timeout", helmLimit.String()}, in.chart, []string{"--set", value})...)
 }
 
 // manifests: without helm.

@@ -110,7 +110,8 @@ func (in *installation) upgrades(t *testing.T) {
 		s.scale(t, "pods", 3)
 		s.scale(t, "pods", 2)
 	}
-	in.mustHelm(t, slices.Concat([]string{"upgrade", "--wait", "--timeout", helmLimit.String()}, in.chart, []string{"--set", "agent.verbosity=2,controller.verbosity=2"})...)
+	in.upgraded(t, "agent.verbosity=2,controller.verbosity=2")
+	in.mustHelm(t, "rollback", release, "1", "--namespace", System, "--wait", "--timeout", helmLimit.String())
 	traffic.whole(t)
 }
 
