@@ -18,6 +18,7 @@ import (
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/cluster/clientset"
 )
 
 // What cleans up has the agent's rights, flags and volumes, and nothing that would make
@@ -129,9 +130,9 @@ func TestUncleaned(t *testing.T) {
 		&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: "agent-leased", Labels: map[string]string{cluster.AgentLabel: "true"}}},
 		pod("done", "clean", "true"), pod("agent", "running", ""), pod("gone", "lost", ""),
 	)
-	u := uninstall{namespace: "system", Clients: cluster.Clients{Core: core, NodeReports: reportList{items: []v1alpha1.NodeReport{
+	u := uninstall{namespace: "system", Clients: clientset.Clients{Core: core, Clients: cluster.Clients{NodeReports: reportList{items: []v1alpha1.NodeReport{
 		{ObjectMeta: metav1.ObjectMeta{Name: "reported"}}, {ObjectMeta: metav1.ObjectMeta{Name: "lost"}},
-	}}}}
+	}}}}}
 	left, unready, err := u.uncleaned(t.Context())
 	if err != nil {
 		t.Fatal(err)
