@@ -104,7 +104,7 @@ func retract(ctx context.Context, clients cluster.Clients, node, namespace, leas
 	if err := reports.Delete(ctx, node, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}
-	err := clients.Core.CoordinationV1().Leases(namespace).Delete(ctx, lease, metav1.DeleteOptions{})
+	err := clients.Leases(namespace).Delete(ctx, lease, metav1.DeleteOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}

@@ -116,7 +116,7 @@ func newMember(ctx context.Context, o Options, env environment, api connection, 
 	config.Clients, config.Role, config.Clock = api.Clients, cluster.ForAgent, env.clock
 	m := &member{
 		live: cluster.NewLive(config, store),
-		self: newSelf(o.NodeName, api.Core.CoreV1().Nodes(), host),
+		self: newSelf(o.NodeName, api.Nodes, host),
 	}
 	addresses := host
 	if len(o.NodeAddresses) == 0 {
@@ -145,7 +145,7 @@ func newMember(ctx context.Context, o Options, env environment, api connection, 
 	}
 	m.heartbeat = &heartbeat{
 		node:     o.NodeName,
-		client:   api.Core.CoordinationV1().Leases(o.Namespace),
+		client:   api.Leases(o.Namespace),
 		owner:    m.self.owner,
 		interval: o.LeaseRenewInterval,
 		clock:    env.clock,
@@ -169,7 +169,7 @@ func (o *Options) newSpeaker(m *member, env environment, api connection) *speake
 	return &speaker{
 		config: config, port: o.Layer2Port, network: network,
 		self: m.self, open: env.announce, clock: env.clock, began: env.clock.Now(),
-		peers: &peers{client: api.Core.CoreV1().Nodes(), changed: func() { signal(fresh) }},
+		peers: &peers{client: api.Nodes, changed: func() { signal(fresh) }},
 		moved: func() { signal(m.nudge) },
 		fresh: fresh,
 	}

@@ -263,10 +263,30 @@ func (c *fakeCluster) ServerResourcesForGroupVersionWithContext(_ context.Contex
 	return list, nil
 }
 
+// faked is what reads a kind of a fake clientset, none of which can list by watching.
+type faked[L runtime.Object] struct{ cluster.Reader[L] }
+
+func (faked[L]) IsWatchListSemanticsUnSupported() bool { return true }
+
 func (c *fakeCluster) clients() cluster.Clients {
+	const all = metav1.NamespaceAll
+	v1 := c.gateway.GatewayV1()
 	return cluster.Clients{
-		Core: c.core, Gateway: c.gateway, NodeReports: c.reports, Discovery: c, Metadata: fakeMetadata{c.reports},
-		AddressPools: c.own.pools(), GatewayParameters: c.own.parameters(metav1.NamespaceAll),
+		Nodes:          c.core.CoreV1().Nodes(),
+		Namespaces:     faked[*corev1.NamespaceList]{c.core.CoreV1().Namespaces()},
+		Services:       faked[*corev1.ServiceList]{c.core.CoreV1().Services(all)},
+		EndpointSlices: faked[*discoveryv1.EndpointSliceList]{c.core.DiscoveryV1().EndpointSlices(all)},
+		Leases:         func(namespace string) cluster.Leases { return c.core.CoordinationV1().Leases(namespace) },
+
+		GatewayClasses:  faked[*gatewayv1.GatewayClassList]{v1.GatewayClasses()},
+		Gateways:        faked[*gatewayv1.GatewayList]{v1.Gateways(all)},
+		ListenerSets:    faked[*gatewayv1.ListenerSetList]{v1.ListenerSets(all)},
+		TCPRoutes:       faked[*gatewayv1.TCPRouteList]{v1.TCPRoutes(all)},
+		UDPRoutes:       faked[*gatewayv1.UDPRouteList]{v1.UDPRoutes(all)},
+		ReferenceGrants: faked[*gatewayv1.ReferenceGrantList]{v1.ReferenceGrants(all)},
+
+		NodeReports: c.reports, AddressPools: c.own.pools(), GatewayParameters: c.own.parameters(all),
+		Metadata: fakeMetadata{c.reports}, Discovery: c,
 	}
 }
 

@@ -124,7 +124,7 @@ func TestHeartbeatLeavesADeadConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := &heartbeat{
-		client: api.Core.CoordinationV1().Leases("x"), node: "n1", interval: time.Second, clock: clock.RealClock{}, reset: api.reset,
+		client: api.Leases("x"), node: "n1", interval: time.Second, clock: clock.RealClock{}, reset: api.reset,
 		owner: func(context.Context) (metav1.OwnerReference, error) { return metav1.OwnerReference{}, nil },
 	}
 	if err := h.pass(ctx, true); err != nil {

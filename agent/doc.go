@@ -50,6 +50,8 @@
 //     (TestSegmentHandsOver).
 //   - An agent that announces is ready once it takes part (TestReadyOnceItTakesPart). Its loop
 //     waits for no answer of what announces (TestNothingWaitsForAnAnnouncer).
+//   - An agent knows no kinds but those it reads: every other costs memory on every node
+//     (TestKnowsFewKinds in cmd/portway-agent).
 //
 // In a cluster, an agent needs these rights and no others, all of them without
 // resourceNames, since those would have to name every node:

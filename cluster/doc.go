@@ -42,6 +42,8 @@
 //   - Files may hold of our own kinds what the API server takes
 //     (TestOwnKindsAsTheAPI).
 //   - No kind is asked for that a program does not need (TestLiveReadsNothingElse).
+//   - Our clients send and understand what client-go's clientsets do
+//     (TestClientsAreAsClientsets, TestDiscovery).
 //   - Our decoder accepts and yields what the API machinery's strict decoder
 //     does (TestDecodeAgreesWithAPIMachinery, FuzzDocument).
 package cluster

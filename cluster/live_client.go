@@ -4,57 +4,92 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/gentype"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/client-go/util/flowcontrol"
-	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayv1alpha2 "sigs.k8s.io/gateway-api/apis/v1alpha2"
+	gatewayv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 )
 
-// Clients are what this project talks to an API server with.
+// Clients are what Live reads with, and agents write with. They know the kinds that they
+// name and no others: a clientset of client-go knows all kinds of Kubernetes, which is
+// paid for in memory on every node. Package clientset has those as well.
 type Clients struct {
-	Core     kubernetes.Interface
-	Gateway  gatewayclient.Interface
-	Metadata metadata.Interface
-	// NodeReports and AddressPools are cluster-scoped.
-	NodeReports  NodeReports
-	AddressPools AddressPools
-	// GatewayParameters of all namespaces.
-	GatewayParameters GatewayParameters
-	Discovery         Discovery
+	// Kinds of Kubernetes itself, in all namespaces.
+	Nodes          Nodes
+	Namespaces     Reader[*corev1.NamespaceList]
+	Services       Reader[*corev1.ServiceList]
+	EndpointSlices Reader[*discoveryv1.EndpointSliceList]
+	// Leases of one namespace.
+	Leases func(namespace string) Leases
+	// CRDs is the metadata of CustomResourceDefinitions.
+	CRDs Reader[*metav1.PartialObjectMetadataList]
+
+	// Kinds of the Gateway API, in all namespaces.
+	GatewayClasses         Reader[*gatewayv1.GatewayClassList]
+	Gateways               Reader[*gatewayv1.GatewayList]
+	ListenerSets           Reader[*gatewayv1.ListenerSetList]
+	TCPRoutes              Reader[*gatewayv1.TCPRouteList]
+	TCPRoutesV1alpha2      Reader[*gatewayv1alpha2.TCPRouteList]
+	UDPRoutes              Reader[*gatewayv1.UDPRouteList]
+	UDPRoutesV1alpha2      Reader[*gatewayv1alpha2.UDPRouteList]
+	ReferenceGrants        Reader[*gatewayv1.ReferenceGrantList]
+	ReferenceGrantsV1beta1 Reader[*gatewayv1beta1.ReferenceGrantList]
+
+	// Kinds of our own, in all namespaces.
+	NodeReports       NodeReports
+	AddressPools      AddressPools
+	GatewayParameters Reader[*v1alpha1.GatewayParametersList]
+
+	Metadata  metadata.Interface
+	Discovery Discovery
+}
+
+// Reader lists and follows the objects of a kind. One that cannot list by watching says
+// so as client-go's fakes do, with IsWatchListSemanticsUnSupported.
+type Reader[L runtime.Object] interface {
+	List(ctx context.Context, options metav1.ListOptions) (L, error)
+	Watch(ctx context.Context, options metav1.ListOptions) (apiwatch.Interface, error)
+}
+
+// Nodes reads Nodes.
+type Nodes interface {
+	Reader[*corev1.NodeList]
+	Get(ctx context.Context, name string, options metav1.GetOptions) (*corev1.Node, error)
+}
+
+// Leases reads and writes Leases.
+type Leases interface {
+	Reader[*coordinationv1.LeaseList]
+	Get(ctx context.Context, name string, options metav1.GetOptions) (*coordinationv1.Lease, error)
+	Create(ctx context.Context, lease *coordinationv1.Lease, options metav1.CreateOptions) (*coordinationv1.Lease, error)
+	Update(ctx context.Context, lease *coordinationv1.Lease, options metav1.UpdateOptions) (*coordinationv1.Lease, error)
+	Delete(ctx context.Context, name string, options metav1.DeleteOptions) error
 }
 
 // AddressPools reads AddressPools, and writes their statuses and finalizers.
 type AddressPools interface {
+	Reader[*v1alpha1.AddressPoolList]
 	Get(ctx context.Context, name string, options metav1.GetOptions) (*v1alpha1.AddressPool, error)
-	List(ctx context.Context, options metav1.ListOptions) (*v1alpha1.AddressPoolList, error)
-	Watch(ctx context.Context, options metav1.ListOptions) (apiwatch.Interface, error)
 	UpdateStatus(ctx context.Context, pool *v1alpha1.AddressPool, options metav1.UpdateOptions) (*v1alpha1.AddressPool, error)
 	Patch(ctx context.Context, name string, kind types.PatchType, patch []byte, options metav1.PatchOptions, subresources ...string) (*v1alpha1.AddressPool, error)
 }
 
-// GatewayParameters reads GatewayParameters.
-type GatewayParameters interface {
-	List(ctx context.Context, options metav1.ListOptions) (*v1alpha1.GatewayParametersList, error)
-	Watch(ctx context.Context, options metav1.ListOptions) (apiwatch.Interface, error)
-}
-
 // NodeReports reads and writes NodeReports.
 type NodeReports interface {
+	Reader[*v1alpha1.NodeReportList]
 	NodeReportWriter
-	List(ctx context.Context, options metav1.ListOptions) (*v1alpha1.NodeReportList, error)
-	Watch(ctx context.Context, options metav1.ListOptions) (apiwatch.Interface, error)
 }
 
 // NodeReportWriter is what an agent needs to keep its own NodeReport.
@@ -90,77 +125,4 @@ func ClientConfig(kubeconfig string) (*rest.Config, error) {
 		return nil, fmt.Errorf("read the pod's API credentials: %w", err)
 	}
 	return config, nil
-}
-
-// NewClients returns clients that share one connection pool and the rate limit of
-// the configuration. Kinds of Kubernetes itself travel as protobuf, custom
-// resources as JSON: the API server has no protobuf for them.
-func NewClients(config *rest.Config) (Clients, error) {
-	client, err := rest.HTTPClientFor(config)
-	if err != nil {
-		return Clients{}, fmt.Errorf("set up the API connection: %w", err)
-	}
-	config = rest.CopyConfig(config)
-	if config.WarningHandler == nil && config.WarningHandlerWithContext == nil {
-		// It would warn of v1alpha2 with every list, which is read for a reason.
-		config.WarningHandlerWithContext = rest.NoWarnings{}
-	}
-	if config.RateLimiter == nil && config.QPS > 0 {
-		// One for all of them; each would make its own otherwise.
-		config.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(config.QPS, config.Burst)
-	}
-	binary := rest.CopyConfig(config)
-	binary.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
-	binary.ContentType = runtime.ContentTypeProtobuf
-
-	core, err := kubernetes.NewForConfigAndClient(binary, client)
-	if err != nil {
-		return Clients{}, fmt.Errorf("set up the client for Kubernetes: %w", err)
-	}
-	gateway, err := gatewayclient.NewForConfigAndClient(config, client)
-	if err != nil {
-		return Clients{}, fmt.Errorf("set up the client for the Gateway API: %w", err)
-	}
-	meta, err := metadata.NewForConfigAndClient(config, client)
-	if err != nil {
-		return Clients{}, fmt.Errorf("set up the client for metadata: %w", err)
-	}
-	clients := Clients{Core: core, Gateway: gateway, Metadata: meta, Discovery: core.DiscoveryClient}
-	if err := clients.addOwn(config, client); err != nil {
-		return Clients{}, fmt.Errorf("set up the client for %s: %w", v1alpha1.GroupName, err)
-	}
-	return clients, nil
-}
-
-// addOwn adds the clients for kinds of our own.
-func (c *Clients) addOwn(config *rest.Config, client *http.Client) error {
-	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		return err
-	}
-	config = rest.CopyConfig(config)
-	config.GroupVersion = &v1alpha1.GroupVersion
-	config.APIPath = "/apis"
-	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	restClient, err := rest.RESTClientForConfigAndClient(config, client)
-	if err != nil {
-		return err
-	}
-	codec := runtime.NewParameterCodec(scheme)
-	c.NodeReports = gentype.NewClientWithList[*v1alpha1.NodeReport, *v1alpha1.NodeReportList](
-		nodeReportResource.Resource, restClient, codec, metav1.NamespaceAll,
-		func() *v1alpha1.NodeReport { return &v1alpha1.NodeReport{} },
-		func() *v1alpha1.NodeReportList { return &v1alpha1.NodeReportList{} },
-	)
-	c.AddressPools = gentype.NewClientWithList[*v1alpha1.AddressPool, *v1alpha1.AddressPoolList](
-		addressPoolResource.Resource, restClient, codec, metav1.NamespaceAll,
-		func() *v1alpha1.AddressPool { return &v1alpha1.AddressPool{} },
-		func() *v1alpha1.AddressPoolList { return &v1alpha1.AddressPoolList{} },
-	)
-	c.GatewayParameters = gentype.NewClientWithList[*v1alpha1.GatewayParameters, *v1alpha1.GatewayParametersList](
-		gatewayParametersResource.Resource, restClient, codec, metav1.NamespaceAll,
-		func() *v1alpha1.GatewayParameters { return &v1alpha1.GatewayParameters{} },
-		func() *v1alpha1.GatewayParametersList { return &v1alpha1.GatewayParametersList{} },
-	)
-	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -19,6 +21,9 @@ import (
 	metadatafake "k8s.io/client-go/metadata/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/klog/v2/ktesting"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayv1alpha2 "sigs.k8s.io/gateway-api/apis/v1alpha2"
+	gatewayv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 	gatewayfake "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned/fake"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
@@ -121,6 +126,45 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 		})
 	}
 	return api
+}
+
+// faked is what reads a kind of a fake clientset, none of which can list by watching.
+type faked[L runtime.Object] struct{ Reader[L] }
+
+func (faked[L]) IsWatchListSemanticsUnSupported() bool { return true }
+
+type fakeNodes struct{ Nodes }
+
+func (fakeNodes) IsWatchListSemanticsUnSupported() bool { return true }
+
+type fakeLeases struct{ Leases }
+
+func (fakeLeases) IsWatchListSemanticsUnSupported() bool { return true }
+
+func (api *fakeAPI) clients() Clients {
+	const all = metav1.NamespaceAll
+	v1, v1beta1, v1alpha2 := api.gateway.GatewayV1(), api.gateway.GatewayV1beta1(), api.gateway.GatewayV1alpha2()
+	return Clients{
+		Nodes:          fakeNodes{api.core.CoreV1().Nodes()},
+		Namespaces:     faked[*corev1.NamespaceList]{api.core.CoreV1().Namespaces()},
+		Services:       faked[*corev1.ServiceList]{api.core.CoreV1().Services(all)},
+		EndpointSlices: faked[*discoveryv1.EndpointSliceList]{api.core.DiscoveryV1().EndpointSlices(all)},
+		Leases:         func(namespace string) Leases { return fakeLeases{api.core.CoordinationV1().Leases(namespace)} },
+		CRDs:           faked[*metav1.PartialObjectMetadataList]{api.metadata.Resource(crdResource)},
+
+		GatewayClasses:         faked[*gatewayv1.GatewayClassList]{v1.GatewayClasses()},
+		Gateways:               faked[*gatewayv1.GatewayList]{v1.Gateways(all)},
+		ListenerSets:           faked[*gatewayv1.ListenerSetList]{v1.ListenerSets(all)},
+		TCPRoutes:              faked[*gatewayv1.TCPRouteList]{v1.TCPRoutes(all)},
+		TCPRoutesV1alpha2:      faked[*gatewayv1alpha2.TCPRouteList]{v1alpha2.TCPRoutes(all)},
+		UDPRoutes:              faked[*gatewayv1.UDPRouteList]{v1.UDPRoutes(all)},
+		UDPRoutesV1alpha2:      faked[*gatewayv1alpha2.UDPRouteList]{v1alpha2.UDPRoutes(all)},
+		ReferenceGrants:        faked[*gatewayv1.ReferenceGrantList]{v1.ReferenceGrants(all)},
+		ReferenceGrantsV1beta1: faked[*gatewayv1beta1.ReferenceGrantList]{v1beta1.ReferenceGrants(all)},
+
+		NodeReports: api.own.reports, AddressPools: api.own.pools, GatewayParameters: api.own.parameters(all),
+		Metadata: api.metadata, Discovery: api,
+	}
 }
 
 func newFakeOwn(t *testing.T) *fakeOwn {
@@ -279,9 +323,7 @@ func inBubble(t *testing.T, role Role, prepare func(*fakeAPI), test func(*liveBe
 		}
 		config := DefaultLiveConfig()
 		config.Role, config.Namespace, config.Jitter = role, "portway-system", 0
-		config.Clients = Clients{Core: b.api.core, Gateway: b.api.gateway, Metadata: b.api.metadata, Discovery: b.api}
-		config.Clients.NodeReports, config.Clients.AddressPools = b.api.own.reports, b.api.own.pools
-		config.Clients.GatewayParameters = b.api.own.parameters(metav1.NamespaceAll)
+		config.Clients = b.api.clients()
 		b.Live = NewLive(config, b.store)
 		ctx, cancel := context.WithCancel(klogContext(b.logs))
 		ended := make(chan struct{})

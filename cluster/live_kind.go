@@ -67,17 +67,11 @@ type liveVersion struct {
 	trim    func(any) (any, error)
 }
 
-// lister is the part of a typed client that reads.
-type lister[L runtime.Object] interface {
-	List(ctx context.Context, options metav1.ListOptions) (L, error)
-	Watch(ctx context.Context, options metav1.ListOptions) (apiwatch.Interface, error)
-}
-
 // versionOf makes a liveVersion; selector narrows what is read, empty for all.
-func versionOf[P Object, L runtime.Object](name string, clientset any, client lister[L], selector string, example P, trim func(P) Object) liveVersion {
+func versionOf[P Object, L runtime.Object](name string, client Reader[L], selector string, example P, trim func(P) Object) liveVersion {
 	return liveVersion{
 		name:    name,
-		client:  clientset,
+		client:  client,
 		example: example,
 		source: cache.ListWatch{
 			ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
@@ -114,33 +108,33 @@ func liveKinds(c Clients, role Role, namespace string) []*liveKind {
 	t := trimmer{statuses: role == ForController}
 	kinds := append(gatewayKinds(c, t),
 		&liveKind{name: "Namespace", builtin: true, versions: []liveVersion{
-			versionOf("v1", c.Core, c.Core.CoreV1().Namespaces(), "", &corev1.Namespace{}, t.namespace),
+			versionOf("v1", c.Namespaces, "", &corev1.Namespace{}, t.namespace),
 		}},
 		&liveKind{name: "Service", builtin: true, versions: []liveVersion{
-			versionOf("v1", c.Core, c.Core.CoreV1().Services(metav1.NamespaceAll), "", &corev1.Service{}, t.service),
+			versionOf("v1", c.Services, "", &corev1.Service{}, t.service),
 		}},
 		ownKind("AddressPool", addressPoolResource,
-			versionOf(addressPoolResource.Version, c.AddressPools, c.AddressPools, "", &v1alpha1.AddressPool{}, t.addressPool)),
+			versionOf(addressPoolResource.Version, c.AddressPools, "", &v1alpha1.AddressPool{}, t.addressPool)),
 		ownKind("GatewayParameters", gatewayParametersResource,
-			versionOf(gatewayParametersResource.Version, c.GatewayParameters, c.GatewayParameters, "", &v1alpha1.GatewayParameters{}, t.gatewayParameters)),
+			versionOf(gatewayParametersResource.Version, c.GatewayParameters, "", &v1alpha1.GatewayParameters{}, t.gatewayParameters)),
 	)
 	if role == ForAgent {
 		return append(kinds, &liveKind{name: "EndpointSlice", builtin: true, versions: []liveVersion{
-			versionOf("v1", c.Core, c.Core.DiscoveryV1().EndpointSlices(metav1.NamespaceAll), discoveryv1.LabelServiceName, &discoveryv1.EndpointSlice{}, t.endpointSlice),
+			versionOf("v1", c.EndpointSlices, discoveryv1.LabelServiceName, &discoveryv1.EndpointSlice{}, t.endpointSlice),
 		}})
 	}
 	return append(kinds,
 		&liveKind{name: "Node", builtin: true, versions: []liveVersion{
-			versionOf("v1", c.Core, c.Core.CoreV1().Nodes(), "", &corev1.Node{}, t.node),
+			versionOf("v1", c.Nodes, "", &corev1.Node{}, t.node),
 		}},
 		&liveKind{name: "Lease", builtin: true, versions: []liveVersion{
-			versionOf("v1", c.Core, c.Core.CoordinationV1().Leases(namespace), AgentLabel+"=true", &coordinationv1.Lease{}, t.lease),
+			versionOf("v1", c.Leases(namespace), AgentLabel+"=true", &coordinationv1.Lease{}, t.lease),
 		}},
 		&liveKind{name: "CustomResourceDefinition", builtin: true, versions: []liveVersion{
-			versionOf("v1", c.Metadata, c.Metadata.Resource(crdResource), "", &metav1.PartialObjectMetadata{}, t.crd),
+			versionOf("v1", c.CRDs, "", &metav1.PartialObjectMetadata{}, t.crd),
 		}},
 		ownKind("NodeReport", nodeReportResource,
-			versionOf(nodeReportResource.Version, c.NodeReports, c.NodeReports, "", &v1alpha1.NodeReport{}, t.nodeReport)),
+			versionOf(nodeReportResource.Version, c.NodeReports, "", &v1alpha1.NodeReport{}, t.nodeReport)),
 	)
 }
 
@@ -150,29 +144,27 @@ func ownKind(name string, resource schema.GroupVersionResource, version liveVers
 }
 
 func gatewayKinds(c Clients, t trimmer) []*liveKind {
-	const all = metav1.NamespaceAll
-	v1, v1beta1, v1alpha2 := c.Gateway.GatewayV1(), c.Gateway.GatewayV1beta1(), c.Gateway.GatewayV1alpha2()
 	return []*liveKind{
 		{name: "GatewayClass", group: gatewayGroup, resource: "gatewayclasses", versions: []liveVersion{
-			versionOf("v1", c.Gateway, v1.GatewayClasses(), "", &gatewayv1.GatewayClass{}, t.gatewayClass),
+			versionOf("v1", c.GatewayClasses, "", &gatewayv1.GatewayClass{}, t.gatewayClass),
 		}},
 		{name: "Gateway", group: gatewayGroup, resource: "gateways", versions: []liveVersion{
-			versionOf("v1", c.Gateway, v1.Gateways(all), "", &gatewayv1.Gateway{}, t.gateway),
+			versionOf("v1", c.Gateways, "", &gatewayv1.Gateway{}, t.gateway),
 		}},
 		{name: "ListenerSet", group: gatewayGroup, resource: "listenersets", versions: []liveVersion{
-			versionOf("v1", c.Gateway, v1.ListenerSets(all), "", &gatewayv1.ListenerSet{}, t.listenerSet),
+			versionOf("v1", c.ListenerSets, "", &gatewayv1.ListenerSet{}, t.listenerSet),
 		}},
 		{name: "TCPRoute", group: gatewayGroup, resource: "tcproutes", versions: []liveVersion{
-			versionOf("v1", c.Gateway, v1.TCPRoutes(all), "", &gatewayv1.TCPRoute{}, t.tcpRoute),
-			versionOf("v1alpha2", c.Gateway, v1alpha2.TCPRoutes(all), "", &gatewayv1alpha2.TCPRoute{}, t.tcpRouteV1alpha2),
+			versionOf("v1", c.TCPRoutes, "", &gatewayv1.TCPRoute{}, t.tcpRoute),
+			versionOf("v1alpha2", c.TCPRoutesV1alpha2, "", &gatewayv1alpha2.TCPRoute{}, t.tcpRouteV1alpha2),
 		}},
 		{name: "UDPRoute", group: gatewayGroup, resource: "udproutes", versions: []liveVersion{
-			versionOf("v1", c.Gateway, v1.UDPRoutes(all), "", &gatewayv1.UDPRoute{}, t.udpRoute),
-			versionOf("v1alpha2", c.Gateway, v1alpha2.UDPRoutes(all), "", &gatewayv1alpha2.UDPRoute{}, t.udpRouteV1alpha2),
+			versionOf("v1", c.UDPRoutes, "", &gatewayv1.UDPRoute{}, t.udpRoute),
+			versionOf("v1alpha2", c.UDPRoutesV1alpha2, "", &gatewayv1alpha2.UDPRoute{}, t.udpRouteV1alpha2),
 		}},
 		{name: "ReferenceGrant", group: gatewayGroup, resource: "referencegrants", versions: []liveVersion{
-			versionOf("v1", c.Gateway, v1.ReferenceGrants(all), "", &gatewayv1.ReferenceGrant{}, t.referenceGrant),
-			versionOf("v1beta1", c.Gateway, v1beta1.ReferenceGrants(all), "", &gatewayv1beta1.ReferenceGrant{}, t.referenceGrantV1beta1),
+			versionOf("v1", c.ReferenceGrants, "", &gatewayv1.ReferenceGrant{}, t.referenceGrant),
+			versionOf("v1beta1", c.ReferenceGrantsV1beta1, "", &gatewayv1beta1.ReferenceGrant{}, t.referenceGrantV1beta1),
 		}},
 	}
 }

@@ -178,8 +178,7 @@ func trimAny(t *testing.T, tr trimmer, object runtime.Object) any {
 	if tr.statuses {
 		role = ForController
 	}
-	api := newFakeAPI(t)
-	clients := Clients{Core: api.core, Gateway: api.gateway, Metadata: api.metadata, NodeReports: api.own.reports, AddressPools: api.own.pools, GatewayParameters: api.own.parameters("")}
+	clients := newFakeAPI(t).clients()
 	kinds := append(liveKinds(clients, role, "x"), liveKinds(clients, 1-role, "x")...)
 	for _, kind := range kinds {
 		if fmt.Sprintf("%T", kind.versions[0].example) != fmt.Sprintf("%T", object) {

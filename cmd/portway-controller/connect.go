@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/cluster/clientset"
 	"github.com/portway-dev/portway/controller"
 )
 
@@ -30,7 +31,7 @@ func connect(ctx context.Context, o controller.Options) error {
 	}
 	store := cluster.NewStore()
 	liveConfig := cluster.DefaultLiveConfig()
-	liveConfig.Clients, liveConfig.Role, liveConfig.Namespace = readers, cluster.ForController, o.Namespace
+	liveConfig.Clients, liveConfig.Role, liveConfig.Namespace = readers.Clients, cluster.ForController, o.Namespace
 	live := cluster.NewLive(liveConfig, store)
 	// Watching ends after everything that needs it has.
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -45,11 +46,11 @@ func connect(ctx context.Context, o controller.Options) error {
 // clients returns what reads and what writes. Reading, statuses, Events and the
 // leader's Lease have limits of their own: a thousand statuses that wait for their
 // turn must not hold up a watch or a renewal, nor a thousand Events the statuses.
-func clients(config *rest.Config, o controller.Options) (readers cluster.Clients, writers controller.Cluster, err error) {
-	limited := func(qps float32, burst int) (cluster.Clients, error) {
+func clients(config *rest.Config, o controller.Options) (readers clientset.Clients, writers controller.Cluster, err error) {
+	limited := func(qps float32, burst int) (clientset.Clients, error) {
 		config := rest.CopyConfig(config)
 		config.QPS, config.Burst = qps, burst
-		return cluster.NewClients(config)
+		return clientset.New(config)
 	}
 	readers, err = limited(20, 50) // lists and discovery; watches do not count
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/cluster/clientset"
 	"github.com/portway-dev/portway/topology"
 )
 
@@ -52,19 +53,19 @@ func newAddressesCommand() *cobra.Command {
 }
 
 // connect returns clients for the cluster that kubectl would talk to.
-func connect(kubeconfig string) (cluster.Clients, error) {
+func connect(kubeconfig string) (clientset.Clients, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = kubeconfig
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
 	if err != nil {
-		return cluster.Clients{}, fmt.Errorf("find a cluster: %w; name one with --kubeconfig", err)
+		return clientset.Clients{}, fmt.Errorf("find a cluster: %w; name one with --kubeconfig", err)
 	}
 	config.UserAgent = "portwayctl/" + version
-	return cluster.NewClients(config)
+	return clientset.New(config)
 }
 
 // listAddresses reads everything that says who has which address.
-func listAddresses(ctx context.Context, c cluster.Clients) (topology.Snapshot, []v1alpha1.NodeReport, error) {
+func listAddresses(ctx context.Context, c clientset.Clients) (topology.Snapshot, []v1alpha1.NodeReport, error) {
 	s := topology.Snapshot{
 		GatewayClasses: map[string]*gatewayv1.GatewayClass{}, Gateways: map[types.NamespacedName]*gatewayv1.Gateway{},
 		AddressPools: map[string]*v1alpha1.AddressPool{}, GatewayParameters: map[types.NamespacedName]*v1alpha1.GatewayParameters{},

@@ -21,6 +21,7 @@ import (
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/cluster/clientset"
 	"github.com/portway-dev/portway/controller"
 	"github.com/portway-dev/portway/topology"
 )
@@ -75,7 +76,7 @@ func newCleanupCommand() *cobra.Command {
 // uninstall takes Portway out of a cluster, in an order in which nobody puts back what
 // was removed.
 type uninstall struct {
-	cluster.Clients
+	clientset.Clients
 	namespace string
 	pause     time.Duration // between looks
 	out       io.Writer

@@ -25,6 +25,7 @@ import (
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/cluster/clientset"
 )
 
 // What cleans up has the agent's rights, flags and volumes, and nothing that would make
@@ -138,9 +139,9 @@ func TestUncleaned(t *testing.T) {
 		pod(cleanerLabel, "done", "clean"), pod("agent", "agent", "running"), pod("agent", "gone", "lost"),
 		pod(cleanerLabel, "cleans", "running"), pod(cleanerLabel, "fails", "leased"), pod(cleanerLabel, "pending", ""),
 	)
-	u := uninstall{namespace: "system", Clients: cluster.Clients{Core: core, NodeReports: reportList{items: []v1alpha1.NodeReport{
+	u := uninstall{namespace: "system", Clients: clientset.Clients{Core: core, Clients: cluster.Clients{NodeReports: reportList{items: []v1alpha1.NodeReport{
 		{ObjectMeta: metav1.ObjectMeta{Name: "reported"}}, {ObjectMeta: metav1.ObjectMeta{Name: "lost"}},
-	}}}}
+	}}}}}
 	for _, test := range []struct {
 		impatient     bool
 		left, givenUp []string
@@ -182,8 +183,9 @@ func TestUninstall(t *testing.T) {
 		}
 		return false, nil, nil
 	})
-	u := uninstall{namespace: "system", pause: time.Nanosecond, out: io.Discard, Clients: cluster.Clients{
-		Core: core, NodeReports: reportList{}, AddressPools: noPools{}, Gateway: gatewayfake.NewClientset(), Metadata: metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme()),
+	u := uninstall{namespace: "system", pause: time.Nanosecond, out: io.Discard, Clients: clientset.Clients{
+		Core: core, Gateway: gatewayfake.NewClientset(),
+		Clients: cluster.Clients{NodeReports: reportList{}, AddressPools: noPools{}, Metadata: metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme())},
 	}}
 	for range 2 {
 		if err := u.run(t.Context()); err != nil {

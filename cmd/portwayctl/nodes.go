@@ -19,6 +19,7 @@ import (
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/cluster/clientset"
 	"github.com/portway-dev/portway/topology"
 )
 
@@ -76,7 +77,7 @@ type fleet struct {
 	classes []gatewayv1.GatewayClass // ours
 }
 
-func readFleet(ctx context.Context, c cluster.Clients, namespace string) (*fleet, error) {
+func readFleet(ctx context.Context, c clientset.Clients, namespace string) (*fleet, error) {
 	var all metav1.ListOptions
 	nodes, err1 := c.Core.CoreV1().Nodes().List(ctx, all)
 	pods, err2 := c.Core.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: agentPods})
