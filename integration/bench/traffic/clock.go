@@ -25,10 +25,11 @@ type Clock struct {
 	CPU     int
 	softirq int // clock id
 	before  unix.CPUSet
+	signals unix.Sigset_t // that were blocked before
 }
 
-// NewClock moves the calling goroutine's thread to the last processor it may use, until
-// Close.
+// NewClock moves the calling goroutine's thread to the last processor it may use, and keeps
+// signals from it, with which Go's scheduler would interrupt system calls, until Close.
 func NewClock() (*Clock, error) {
 	c := &Clock{}
 	runtime.LockOSThread()
@@ -55,13 +56,17 @@ func (c *Clock) pin() error {
 	c.softirq = clockOf(pid)
 	var only unix.CPUSet
 	only.Set(c.CPU)
-	return unix.SchedSetaffinity(0, &only)
+	var all unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^uint64(0)
+	}
+	return errors.Join(unix.SchedSetaffinity(0, &only), unix.PthreadSigmask(unix.SIG_BLOCK, &all, &c.signals))
 }
 
 // Close lets the thread go.
 func (c *Clock) Close() error {
 	defer runtime.UnlockOSThread()
-	return unix.SchedSetaffinity(0, &c.before)
+	return errors.Join(unix.PthreadSigmask(unix.SIG_SETMASK, &c.signals, nil), unix.SchedSetaffinity(0, &c.before))
 }
 
 // Now reads the clock; proxies are process IDs.

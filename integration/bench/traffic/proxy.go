@@ -16,7 +16,7 @@ import (
 
 const haproxyHead = `global
 	nbthread 1
-	maxconn 10000
+	maxconn 2000
 defaults
 	mode tcp
 	timeout connect 10s
@@ -48,8 +48,8 @@ const nginxHead = `%sdaemon off;
 master_process off;
 pid %s;
 error_log stderr crit;
-worker_rlimit_nofile 65536;
-events { worker_connections 32768; multi_accept on; use epoll; }
+worker_rlimit_nofile 16384;
+events { worker_connections 16384; multi_accept on; use epoll; }
 stream {
 	access_log off;
 `

@@ -42,7 +42,10 @@ func (c *Connections) Rewind(round int) {
 // in the client's namespace.
 func (c *Connections) Open(count int) error {
 	for range count / batch {
-		err := errors.Join(c.connect(), c.accept())
+		err := c.connect()
+		if err == nil {
+			err = c.accept()
+		}
 		for _, fd := range c.clients { // before the servers: it is they who wait for the end
 			err = errors.Join(err, unix.Close(fd))
 		}

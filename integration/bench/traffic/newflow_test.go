@@ -1,0 +1,196 @@
+package traffic
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/portway-dev/portway/integration/bench/figure"
+)
+
+const (
+	newFlowCommand = "BENCH=%s go test -run '^$' -bench NewFlow -benchtime 1x -timeout 0 ./integration/bench/traffic"
+	udpName        = "UDP, every packet a new flow"
+	addedName      = "UDP, every packet a new flow: added over one static dnat"
+	tcpName        = "TCP connect, 1 byte, close"
+)
+
+// only is for who wants to look at some subjects.
+var only = flag.String("subjects", "", "measure only subjects whose names match this regular expression, and conntrack only, static dnat and portway")
+
+// newFlow is what a run of the measurement does.
+type newFlow struct {
+	Plan
+	listeners, endpoints []int
+	peers                func(Size) bool // sizes at which there are all
+}
+
+func newFlowPlan(bench string) newFlow {
+	listeners, endpoints := []int{1, 10, 1000, 10_000}, []int{1, 10, 100}
+	plan := Plan{Rounds: 15, Turns: 40, Packets: 200, Connections: 4 * batch}
+	switch bench {
+	case "full":
+		return newFlow{plan, listeners, endpoints, func(Size) bool { return true }}
+	case "quick":
+		plan.Rounds, plan.Turns = 9, 20
+		return newFlow{plan, []int{1, 1000}, []int{1, 10}, func(s Size) bool { return s == Size{1, 1} || s == Size{1000, 10} }}
+	default:
+		return newFlow{plan, listeners, endpoints, func(s Size) bool {
+			return slices.Contains([]Size{{1, 1}, {1000, 10}, {10_000, 10}}, s)
+		}}
+	}
+}
+
+// addedAims are for what our rules add to one static dnat, in ns.
+var addedAims = map[Size]float64{{1, 1}: 600, {1000, 10}: 1100, {10_000, 10}: 1700}
+
+// everywhere are the subjects of all sizes; the others are peers.
+var everywhere = []string{ConntrackOnly, StaticDNAT, Ours}
+
+// BenchmarkNewFlow measures what a new flow costs, of each subject at each size. Its own
+// time on the clock means nothing: the figures are of the processor's time, see Clock.
+func BenchmarkNewFlow(b *testing.B) {
+	plan := newFlowPlan(os.Getenv("BENCH"))
+	for _, listeners := range plan.listeners {
+		for _, endpoints := range plan.endpoints {
+			size := Size{listeners, endpoints}
+			b.Run(size.String(), func(b *testing.B) {
+				for b.Loop() {
+					benchmarkNewFlow(b, plan, size)
+				}
+			})
+		}
+	}
+}
+
+func benchmarkNewFlow(b *testing.B, plan newFlow, size Size) {
+	b.Helper()
+	clock, err := NewClock()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() {
+		if err := clock.Close(); err != nil {
+			b.Error(err)
+		}
+	}()
+	var subjects []Subject
+	match, err := regexp.Compile(*only)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, s := range Subjects() {
+		if slices.Contains(everywhere, s.Name) || plan.peers(size) && match.MatchString(s.Name) {
+			subjects = append(subjects, s)
+		}
+	}
+	begin := time.Now()
+	all, err := loadAll(subjects, size, clock.CPU, func(s Subject, why error) { fmt.Printf("%s: %s is left out: %v\n", size, s.Name, why) })
+	if err != nil {
+		b.Fatal(err)
+	}
+	loaded := time.Since(begin)
+	defer func() {
+		for _, l := range all {
+			if err := l.Close(); err != nil {
+				b.Error(err)
+			}
+		}
+	}()
+	begin = time.Now()
+	udp, err := measureUDP(all, plan.Plan, clock)
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := recorder{b, size, all}
+	r.udp(udp)
+	tcp, err := measureTCP(all, plan.Plan, clock)
+	if err != nil {
+		b.Fatal(err)
+	}
+	r.tcp(tcp)
+	fmt.Printf("%s: loaded in %s, measured in %s\n", size, loaded.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
+}
+
+// recorder makes figures of costs.
+type recorder struct {
+	*testing.B
+	size Size
+	all  []*Loaded
+}
+
+func (r recorder) record(name, subject, unit, note string, aim *figure.Aim, values ...float64) {
+	r.Helper()
+	f := figure.Figure{
+		Section: figure.NewFlow, Name: name, Subject: subject, Listeners: r.size.Listeners, Endpoints: r.size.Endpoints,
+		Unit: unit, Values: values, Aim: aim, Note: note,
+		Command: strings.Replace(newFlowCommand, "%s", os.Getenv("BENCH"), 1),
+	}
+	met := ""
+	switch {
+	case aim == nil:
+	case aim.Met(f.Median()):
+		met = "  aim met"
+	default:
+		met = "  AIM MISSED"
+	}
+	fmt.Printf("%-8s %-72s %-22s %10.4g (%.4g … %.4g) %s%s\n", r.size, name, subject, f.Median(), slices.Min(values), slices.Max(values), unit, met)
+	if err := f.Record(); err != nil {
+		r.Error(err)
+	}
+}
+
+// udp records the costs, what each adds to one static dnat, and ours by that of a
+// kube-proxy: below 1 where ours is the cheaper one.
+func (r recorder) udp(c *Costs) {
+	for _, l := range r.all {
+		if !l.Proxy {
+			r.record(udpName, l.Name, "ns", l.Note, nil, c.Of[l.Name]...)
+		}
+	}
+	for _, l := range r.all {
+		added := c.Over[[2]string{l.Name, StaticDNAT}]
+		if l.Routed || len(added) == 0 {
+			continue
+		}
+		var aim *figure.Aim
+		if most, ok := addedAims[r.size]; ok && l.Name == Ours {
+			aim = figure.AtMost(most)
+		}
+		r.record(addedName, l.Name, "ns", "", aim, added...)
+		if !slices.Contains(everywhere, l.Name) {
+			r.record(udpName+": ratio to "+l.Name, Ours, "", "", figure.AtMost(1), ratios(c.Of[Ours], c.Of[l.Name])...)
+		}
+	}
+}
+
+// tcp records the costs, and those of ours and the proxies by those of what they are
+// compared with.
+func (r recorder) tcp(c *Costs) {
+	for _, l := range r.all {
+		r.record(tcpName, l.Name, "ns", l.Note, nil, c.Of[l.Name]...)
+	}
+	paired := ratios(c.Of[Ours], c.Of[ConntrackOnly])
+	r.record(tcpName+": ratio to conntrack only", Ours, "", "", nil, paired...)
+	r.record(tcpName+": ratio to conntrack only, upper 95 % bound", Ours, "",
+		"Of the mean of the paired rounds, by Student's t.", figure.AtMost(1.10), upper(paired))
+	for _, l := range r.all {
+		if l.Proxy {
+			r.record(tcpName+": ratio to portway", l.Name, "", "", figure.AtLeast(1.7), ratios(c.Of[l.Name], c.Of[Ours])...)
+		}
+	}
+}
+
+func ratios(a, b []float64) []float64 {
+	out := make([]float64, len(a))
+	for i := range a {
+		out[i] = a[i] / b[i]
+	}
+	return out
+}
+
