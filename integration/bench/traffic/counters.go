@@ -55,9 +55,48 @@ func (c *Counters) Read() ([]uint64, error) {
 	return counts, nil
 }
 
+// during adds to the sums what is counted while a function runs. nil Counters count nothing.
+func (c *Counters) during(sums *[]uint64, do func() error) error {
+	if c == nil {
+		return do()
+	}
+	before, err := c.Read()
+	if err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	after, err := c.Read()
+	if err != nil {
+		return err
+	}
+	if *sums == nil {
+		*sums = make([]uint64, len(after))
+	}
+	for i := range after {
+		(*sums)[i] += after[i] - before[i]
+	}
+	return nil
+}
+
+// note adds a subject's round to the events, per flow.
+func (c *Counters) note(events map[string]map[string][]float64, subject string, sums []uint64, flows int) {
+	for i, sum := range sums {
+		event := hardwareEvents[i]
+		if events[event] == nil {
+			events[event] = map[string][]float64{}
+		}
+		events[event][subject] = append(events[event][subject], float64(sum)/float64(flows))
+	}
+}
+
 // Close ends the counting.
 func (c *Counters) Close() error {
 	var err error
+	if c == nil {
+		return nil
+	}
 	for _, fd := range c.fds {
 		err = errors.Join(err, unix.Close(fd))
 	}

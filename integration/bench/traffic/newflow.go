@@ -20,6 +20,8 @@ type Plan struct {
 type Costs struct {
 	Of   map[string][]float64
 	Over map[[2]string][]float64
+	// Events are what the hardware counted per flow, by event and subject, for each round.
+	Events map[string]map[string][]float64
 }
 
 // loadAll loads the subjects, at the same time; those that this machine cannot have are
@@ -100,27 +102,41 @@ func measureUDP(all []*Loaded, plan Plan, clock *Clock) (*Costs, error) {
 	})
 }
 
-// measureTCP connects to all.
-func measureTCP(all []*Loaded, plan Plan, clock *Clock) (*Costs, error) {
+// measureTCP connects to all. Without counters no events are counted.
+func measureTCP(all []*Loaded, plan Plan, clock *Clock, counters *Counters) (*Costs, error) {
 	clients := make([]*Connections, len(all))
 	for i, l := range all {
 		clients[i] = NewConnections(l.Site, l.Routed)
 	}
-	return rounds(all, plan.Rounds, func(round int) ([][]float64, error) {
+	events := map[string]map[string][]float64{}
+	costs, err := rounds(all, plan.Rounds, func(round int) ([][]float64, error) {
 		for _, c := range clients {
 			c.Rewind(round)
 		}
-		return Interleave(len(all), plan.Turns, func(i int) (cost float64, err error) {
+		counts := make([][]uint64, len(all))
+		took, err := Interleave(len(all), plan.Turns, func(i int) (cost float64, err error) {
 			err = all[i].Client.Do(func() error {
-				cost, err = clock.per(plan.Connections, all[i].Proxies, clients[i].Open)
-				return err
+				return counters.during(&counts[i], func() error {
+					cost, err = clock.per(plan.Connections, all[i].Proxies, clients[i].Open)
+					return err
+				})
 			})
 			if err != nil {
 				err = fmt.Errorf("%s: %w", all[i].Name, err)
 			}
 			return cost, err
 		})
+		if round > 0 {
+			for i, l := range all {
+				counters.note(events, l.Name, counts[i], plan.Turns*plan.Connections)
+			}
+		}
+		return took, err
 	})
+	if costs != nil {
+		costs.Events = events
+	}
+	return costs, err
 }
 
 // per is the processor time for one of what a function does a number of.

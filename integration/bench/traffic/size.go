@@ -14,9 +14,9 @@ const (
 	firstPort = 20_000
 	// endpointPort is where all endpoints listen.
 	endpointPort = 8080
-	// maxTCP bounds the listeners of TCP: a kube-proxy with 10 000 of each protocol would
-	// load for the quarter of an hour.
-	maxTCP = 1000
+	// maxTCP bounds the listeners of TCP, so that a table is not twice as large as its size
+	// says.
+	maxTCP = 64
 )
 
 // endpoints holds the addresses of all endpoints.

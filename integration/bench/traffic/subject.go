@@ -91,7 +91,10 @@ func (s Subject) Load(size Size, cpu int) (_ *Loaded, err error) {
 	if l.dir, err = os.MkdirTemp("", "portway-bench-"); err != nil {
 		return nil, err
 	}
-	return l, s.load(l)
+	if err := s.load(l); err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
 // Close ends it all.
