@@ -1,9 +1,20 @@
 package traffic
 
 import (
+	"fmt"
+	"os"
 	"testing"
 
 	"github.com/portway-dev/portway/internal/netns"
 )
 
-func TestMain(m *testing.M) { netns.Main(m) }
+func TestMain(m *testing.M) {
+	if job := os.Getenv(Work); job != "" {
+		if err := RunWorker(job); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	netns.Main(m)
+}
