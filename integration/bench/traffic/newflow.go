@@ -60,8 +60,8 @@ func loadAll(subjects []Subject, size Size, cpu int, skip func(Subject, error)) 
 	return there, nil
 }
 
-// measureUDP sends to all that are no proxies.
-func measureUDP(all []*Loaded, plan Plan, clock *Clock) (*Costs, error) {
+// measureUDP sends to all that are no proxies, of each to a number of its listeners.
+func measureUDP(all []*Loaded, plan Plan, clock *Clock, listeners int) (*Costs, error) {
 	var there []*Loaded
 	var senders []*Datagrams
 	defer func() {
@@ -73,7 +73,7 @@ func measureUDP(all []*Loaded, plan Plan, clock *Clock) (*Costs, error) {
 		if l.Proxy {
 			continue
 		}
-		d, err := NewDatagrams(l.Site, plan.Turns*plan.Packets, l.Routed)
+		d, err := newDatagrams(l.Site, plan.Turns*plan.Packets, listeners, l.Routed)
 		if err != nil {
 			return nil, err
 		}

@@ -16,7 +16,8 @@ import (
 const (
 	newFlowCommand = "BENCH=%s go test -run '^$' -bench NewFlow -benchtime 1x -timeout 0 ./integration/bench/traffic"
 	udpName        = "UDP, every packet a new flow"
-	addedName      = "UDP, every packet a new flow: added over one static dnat"
+	busyName       = "UDP, every packet a new flow, to 10 of the listeners"
+	addedName      = ": added over one static dnat"
 	tcpName        = "TCP connect, 1 byte, close"
 	bareName       = "TCP connect, 1 byte, close: client and server in one thread"
 )
@@ -95,12 +96,18 @@ func benchmarkNewFlow(b *testing.B, plan newFlow, size Size) {
 		}
 	}()
 	begin = time.Now()
-	udp, err := measureUDP(all, plan.Plan, clock)
-	if err != nil {
-		b.Fatal(err)
-	}
 	r := recorder{b, size, all}
-	r.udp(udp)
+	spread := []int{size.Listeners}
+	if size.Listeners > busy {
+		spread = append(spread, busy)
+	}
+	for _, listeners := range spread {
+		udp, err := measureUDP(all, plan.Plan, clock, listeners)
+		if err != nil {
+			b.Fatal(err)
+		}
+		r.udp(udp, listeners == size.Listeners)
+	}
 	counters, err := OpenCounters(clock.CPU)
 	if err != nil {
 		fmt.Printf("What the hardware counts for a connection is left out: %v\n", err)
@@ -174,12 +181,23 @@ func (r recorder) record(name, subject, unit, note string, aim *figure.Aim, valu
 	}
 }
 
+// busy is a number of listeners that get all new flows.
+const busy = 10
+
+// busyNote says what to learn from it.
+const busyNote = "The tables are as large as the size says, and what is looked up in them fits into the processor's caches: what it takes less than flows to all of the listeners is the memory's time."
+
 // udp records the costs, what each adds to one static dnat, and ours by that of a
-// kube-proxy: below 1 where ours is the cheaper one.
-func (r recorder) udp(c *Costs) {
+// kube-proxy: below 1 where ours is the cheaper one. The aims are those of flows to all
+// listeners.
+func (r recorder) udp(c *Costs, toAll bool) {
+	name, note := udpName, ""
+	if !toAll {
+		name, note = busyName, busyNote
+	}
 	for _, l := range r.all {
 		if !l.Proxy {
-			r.record(udpName, l.Name, "ns", l.Note, nil, c.Of[l.Name]...)
+			r.record(name, l.Name, "ns", strings.TrimSpace(l.Note+" "+note), nil, c.Of[l.Name]...)
 		}
 	}
 	for _, l := range r.all {
@@ -188,12 +206,12 @@ func (r recorder) udp(c *Costs) {
 			continue
 		}
 		var aim *figure.Aim
-		if most, ok := addedAims[r.size]; ok && l.Name == Ours {
+		if most, ok := addedAims[r.size]; ok && toAll && l.Name == Ours {
 			aim = figure.AtMost(most)
 		}
-		r.record(addedName, l.Name, "ns", "", aim, added...)
+		r.record(name+addedName, l.Name, "ns", note, aim, added...)
 		if !slices.Contains(everywhere, l.Name) {
-			r.record(udpName+": ratio to "+l.Name, Ours, "", "", figure.AtMost(1), c.Per[[2]string{Ours, l.Name}]...)
+			r.record(name+": ratio to "+l.Name, Ours, "", note, figure.AtMost(1), c.Per[[2]string{Ours, l.Name}]...)
 		}
 	}
 }
