@@ -13,5 +13,12 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, RunServer())
 		os.Exit(1)
 	}
+	if job := os.Getenv(Work); job != "" {
+		if err := RunWorker(job); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	netns.Main(m)
 }

@@ -16,7 +16,7 @@ import (
 
 const haproxyHead = `global
 	nbthread 1
-	maxconn 2000
+	maxconn %d
 defaults
 	mode tcp
 	timeout connect 10s
@@ -29,8 +29,11 @@ func (l *Loaded) haproxy() error {
 	if err != nil {
 		return err
 	}
+	if l.Most, err = l.proxied(); err != nil {
+		return err
+	}
 	var config strings.Builder
-	config.WriteString(haproxyHead)
+	fmt.Fprintf(&config, haproxyHead, l.Most)
 	for i := range l.Listeners {
 		fmt.Fprintf(&config, "listen l%d\n\tbind %s\n", i, l.Listener(i))
 		for n := range l.Endpoints {
@@ -44,12 +47,12 @@ func (l *Loaded) haproxy() error {
 	return l.proxy(path, "-q", "-db", "-f", file)
 }
 
-const nginxHead = `%sdaemon off;
+const nginxHead = `%[1]sdaemon off;
 master_process off;
-pid %s;
+pid %[2]s;
 error_log stderr crit;
-worker_rlimit_nofile 16384;
-events { worker_connections 16384; multi_accept on; use epoll; }
+worker_rlimit_nofile %[3]d;
+events { worker_connections %[3]d; multi_accept on; use epoll; }
 stream {
 	access_log off;
 `
@@ -69,7 +72,10 @@ func (l *Loaded) nginx() error {
 		}
 	}
 	var config strings.Builder
-	fmt.Fprintf(&config, nginxHead, load, filepath.Join(l.dir, "pid"))
+	if l.Most, err = l.proxied(); err != nil {
+		return err
+	}
+	fmt.Fprintf(&config, nginxHead, load, filepath.Join(l.dir, "pid"), 2*l.Most+l.Listeners+100)
 	for i := range l.Listeners {
 		fmt.Fprintf(&config, "\tupstream u%d {\n", i)
 		for n := range l.Endpoints {
@@ -83,6 +89,13 @@ func (l *Loaded) nginx() error {
 		return err
 	}
 	return l.proxy(path, "-p", l.dir, "-e", "stderr", "-c", file)
+}
+
+// proxied is how many connections a proxy is told to hold at most: it has two sockets of each,
+// and one of every listener.
+func (s Size) proxied() (int, error) {
+	most, err := perProcess(s.Listeners)
+	return min(most, 110_000), err
 }
 
 // startLimit is how long a proxy may take to read its configuration.

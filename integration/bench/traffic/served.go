@@ -51,13 +51,13 @@ func RunServer() error {
 		if err != nil {
 			return fmt.Errorf("accept: %w", err)
 		}
-		if err := errors.Join(answer(fd), unix.Close(fd)); err != nil {
+		if err := errors.Join(answerOne(fd), unix.Close(fd)); err != nil {
 			return err
 		}
 	}
 }
 
-func answer(fd int) error {
+func answerOne(fd int) error {
 	if err := read(fd, 1); err != nil {
 		return err
 	}

@@ -62,8 +62,8 @@ func NewSite(size Size) (_ *Site, err error) {
 	}
 	const sink = `add table netdev sink
 add chain netdev sink c { type filter hook ingress device ` + podLink + ` priority 0; }
-add rule netdev sink c meta l4proto udp counter drop`
-	if err := nft(pod.Namespace, sink); err != nil {
+`
+	if err := nft(pod.Namespace, sink+sinkRule); err != nil {
 		return nil, err
 	}
 	if err := pod.Do(s.listen); err != nil {
@@ -71,6 +71,9 @@ add rule netdev sink c meta l4proto udp counter drop`
 	}
 	return s, nil
 }
+
+// sinkRule counts and drops.
+const sinkRule = "add rule netdev sink c meta l4proto udp counter drop"
 
 func (s *Site) listen() (err error) {
 	if s.listener, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {

@@ -70,6 +70,8 @@ type Loaded struct {
 	*Site
 	// Proxies are the processes that take part in the traffic, by ID.
 	Proxies []int
+	// Most is how many connections a proxy can hold; 0: whatever the kernel can.
+	Most    int
 	cpu     int
 	dir     string // for configurations, gone after Close
 	closers []func() error

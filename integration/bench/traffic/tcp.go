@@ -42,7 +42,7 @@ func (c *Connections) Rewind(round int) {
 // in the client's namespace.
 func (c *Connections) Open(count int) error {
 	for range count / batch {
-		err := c.connect()
+		err := c.connect(batch)
 		if err == nil {
 			err = c.accept()
 		}
@@ -63,8 +63,8 @@ func (c *Connections) Open(count int) error {
 	return nil
 }
 
-func (c *Connections) connect() error {
-	for range batch {
+func (c *Connections) connect(count int) error {
+	for range count {
 		fd, to, err := c.connectOne()
 		if fd >= 0 {
 			c.clients = append(c.clients, fd)

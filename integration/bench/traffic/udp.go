@@ -13,8 +13,8 @@ import (
 	"github.com/portway-dev/portway/internal/netns"
 )
 
-// Datagrams sends UDP packets of 10 bytes, every one a flow of its own until the flows are
-// forgotten. They are written to the client's link as frames, without a socket each, and
+// Datagrams sends the shortest UDP packets that Ethernet has, every one a flow of its own until
+// the flows are forgotten. They are written to the client's link as frames, without a socket each, and
 // return when the backend has got them.
 type Datagrams struct {
 	socket   int
@@ -32,7 +32,7 @@ type message struct {
 
 const (
 	ethernet, ipv4, udp = 14, 20, 8
-	payload             = 10
+	payload             = 18 // 64 bytes on a wire, with the checksum of the frame
 )
 
 // NewDatagrams prepares a number of packets for a Site, to all listeners in turn. routed goes
