@@ -359,3 +359,11 @@ func testEstablished(t *testing.T, subject Subject) {
 		t.Error(err)
 	}
 }
+
+func ratios(a, b []float64) []float64 {
+	out := make([]float64, len(a))
+	for i := range a {
+		out[i] = a[i] / b[i]
+	}
+	return out
+}

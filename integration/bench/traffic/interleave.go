@@ -27,11 +27,11 @@ func Interleave(n, turns int, once func(subject int) (float64, error)) ([][]floa
 	return took, nil
 }
 
-// difference is the median of what a took more than b in the same turn.
-func difference(a, b []float64) float64 {
-	more := make([]float64, len(a))
+// paired is the median of what a function makes of two subjects' values of the same turn.
+func paired(a, b []float64, of func(a, b float64) float64) float64 {
+	values := make([]float64, len(a))
 	for i := range a {
-		more[i] = a[i] - b[i]
+		values[i] = of(a[i], b[i])
 	}
-	return median(more)
+	return median(values)
 }

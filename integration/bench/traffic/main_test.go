@@ -9,6 +9,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(ServerWork) != "" {
+		fmt.Fprintln(os.Stderr, RunServer())
+		os.Exit(1)
+	}
 	if job := os.Getenv(Work); job != "" {
 		if err := RunWorker(job); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -16,10 +16,10 @@ type Plan struct {
 }
 
 // Costs are processor time per flow, in ns: by subject the median of each round; and by two
-// subjects the median of each round of their difference in the same turn.
+// subjects the median of each round of their difference, and of their ratio, in the same turn.
 type Costs struct {
-	Of   map[string][]float64
-	Over map[[2]string][]float64
+	Of        map[string][]float64
+	Over, Per map[[2]string][]float64
 	// Events are what the hardware counted per flow, by event and subject, for each round.
 	Events map[string]map[string][]float64
 }
@@ -60,8 +60,8 @@ func loadAll(subjects []Subject, size Size, cpu int, skip func(Subject, error)) 
 	return there, nil
 }
 
-// measureUDP sends to all that are no proxies.
-func measureUDP(all []*Loaded, plan Plan, clock *Clock) (*Costs, error) {
+// measureUDP sends to all that are no proxies, of each to a number of its listeners.
+func measureUDP(all []*Loaded, plan Plan, clock *Clock, listeners int) (*Costs, error) {
 	var there []*Loaded
 	var senders []*Datagrams
 	defer func() {
@@ -73,7 +73,7 @@ func measureUDP(all []*Loaded, plan Plan, clock *Clock) (*Costs, error) {
 		if l.Proxy {
 			continue
 		}
-		d, err := NewDatagrams(l.Site, plan.Turns*plan.Packets, l.Routed)
+		d, err := newDatagrams(l.Site, plan.Turns*plan.Packets, listeners, l.Routed)
 		if err != nil {
 			return nil, err
 		}
@@ -102,11 +102,24 @@ func measureUDP(all []*Loaded, plan Plan, clock *Clock) (*Costs, error) {
 	})
 }
 
-// measureTCP connects to all. Without counters no events are counted.
-func measureTCP(all []*Loaded, plan Plan, clock *Clock, counters *Counters) (*Costs, error) {
+// measureTCP connects to all, in one of two ways: with a server that is a process and
+// answers, or by both ends in one thread, see Connections. Without counters no events are
+// counted.
+func measureTCP(all []*Loaded, plan Plan, clock *Clock, counters *Counters, served bool) (*Costs, error) {
 	clients := make([]*Connections, len(all))
+	open := make([]func(int) error, len(all))
+	processes := make([][]int, len(all))
 	for i, l := range all {
 		clients[i] = NewConnections(l.Site, l.Routed)
+		open[i], processes[i] = clients[i].Open, l.Proxies
+		if served {
+			server, pid, err := l.serve()
+			if err != nil {
+				return nil, err
+			}
+			defer server.Kill()
+			open[i], processes[i] = clients[i].Exchange, append([]int{pid}, l.Proxies...)
+		}
 	}
 	events := map[string]map[string][]float64{}
 	costs, err := rounds(all, plan.Rounds, func(round int) ([][]float64, error) {
@@ -117,7 +130,7 @@ func measureTCP(all []*Loaded, plan Plan, clock *Clock, counters *Counters) (*Co
 		took, err := Interleave(len(all), plan.Turns, func(i int) (cost float64, err error) {
 			err = all[i].Client.Do(func() error {
 				return counters.during(&counts[i], func() error {
-					cost, err = clock.per(plan.Connections, all[i].Proxies, clients[i].Open)
+					cost, err = clock.per(plan.Connections, processes[i], open[i])
 					return err
 				})
 			})
@@ -155,7 +168,7 @@ func (c *Clock) per(count int, proxies []int, do func(int) error) (float64, erro
 // rounds measures a round after the other. One more before them is not counted: it fills
 // caches and tables, and resolves neighbours.
 func rounds(all []*Loaded, count int, measure func(round int) ([][]float64, error)) (*Costs, error) {
-	c := &Costs{Of: map[string][]float64{}, Over: map[[2]string][]float64{}}
+	c := &Costs{Of: map[string][]float64{}, Over: map[[2]string][]float64{}, Per: map[[2]string][]float64{}}
 	for round := range count + 1 {
 		took, err := measure(round)
 		if err != nil {
@@ -174,7 +187,8 @@ func rounds(all []*Loaded, count int, measure func(round int) ([][]float64, erro
 			for j, other := range all {
 				if i != j {
 					pair := [2]string{l.Name, other.Name}
-					c.Over[pair] = append(c.Over[pair], difference(took[i], took[j]))
+					c.Over[pair] = append(c.Over[pair], paired(took[i], took[j], func(a, b float64) float64 { return a - b }))
+					c.Per[pair] = append(c.Per[pair], paired(took[i], took[j], func(a, b float64) float64 { return a / b }))
 				}
 			}
 		}

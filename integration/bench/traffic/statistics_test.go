@@ -39,7 +39,8 @@ func TestMedian(t *testing.T) {
 		t.Errorf("the values were sorted: %v", values)
 	}
 	// The median of differences, not the difference of medians.
-	if got := difference([]float64{10, 2, 30}, []float64{9, 0, 0}); got != 2 {
+	less := func(a, b float64) float64 { return a - b }
+	if got := paired([]float64{10, 2, 30}, []float64{9, 0, 0}, less); got != 2 {
 		t.Errorf("difference: got %g, want 2", got)
 	}
 }

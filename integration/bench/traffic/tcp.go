@@ -65,28 +65,39 @@ func (c *Connections) Open(count int) error {
 
 func (c *Connections) connect(count int) error {
 	for range count {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		fd, to, err := c.connectOne()
+		if fd >= 0 {
+			c.clients = append(c.clients, fd)
+		}
 		if err != nil {
-			return err
-		}
-		c.clients = append(c.clients, fd)
-		to := c.site.destination(c.next, c.site.TCP(), c.routed)
-		c.next++
-		if err := errors.Join(
-			unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
-			unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: patience}), // of connect, too
-			unix.Bind(fd, &unix.SockaddrInet4{Addr: c.source}),
-		); err != nil {
-			return err
-		}
-		if err := unix.Connect(fd, sockaddr(to)); err != nil {
-			return fmt.Errorf("connect to %s: %w", to, err)
-		}
-		if _, err := unix.Write(fd, []byte{1}); err != nil {
-			return err
+			return fmt.Errorf("to %s: %w", to, err)
 		}
 	}
 	return nil
+}
+
+// connectOne opens the next connection and sends its byte. The socket is the caller's to
+// close, unless it is negative.
+func (c *Connections) connectOne() (fd int, to netip.AddrPort, err error) {
+	to = c.site.destination(c.next, c.site.TCP(), c.routed)
+	c.next++
+	if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		return -1, to, err
+	}
+	patience := unix.Timeval{Sec: patience} // of connect, too
+	if err := errors.Join(
+		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience),
+		unix.Bind(fd, &unix.SockaddrInet4{Addr: c.source}),
+	); err != nil {
+		return fd, to, err
+	}
+	if err := unix.Connect(fd, sockaddr(to)); err != nil {
+		return fd, to, fmt.Errorf("connect: %w", err)
+	}
+	_, err = unix.Write(fd, []byte{1})
+	return fd, to, err
 }
 
 func (c *Connections) accept() error {

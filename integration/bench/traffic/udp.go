@@ -35,9 +35,14 @@ const (
 	payload             = 18 // 64 bytes on a wire, with the checksum of the frame
 )
 
-// NewDatagrams prepares a number of packets for a Site. routed goes to the endpoints
-// themselves. The caller closes it.
+// NewDatagrams prepares a number of packets for a Site, to all listeners in turn. routed goes
+// to the endpoints themselves. The caller closes it.
 func NewDatagrams(s *Site, count int, routed bool) (*Datagrams, error) {
+	return newDatagrams(s, count, s.Listeners, routed)
+}
+
+// newDatagrams goes to the first few listeners only.
+func newDatagrams(s *Site, count, listeners int, routed bool) (*Datagrams, error) {
 	from, err := s.Client.LinkAddress(clientLink)
 	if err != nil {
 		return nil, err
@@ -51,7 +56,7 @@ func NewDatagrams(s *Site, count int, routed bool) (*Datagrams, error) {
 		source := clients.Addr().As4()
 		source[3] = byte(10 + n%200)
 		client := netip.AddrPortFrom(netip.AddrFrom4(source), uint16(1024+n/200))
-		d.frames = append(d.frames, frame(from, to, client, s.destination(n, s.Listeners, routed)))
+		d.frames = append(d.frames, frame(from, to, client, s.destination(n, listeners, routed)))
 	}
 	for n, f := range d.frames {
 		vector := &unix.Iovec{Base: &f[0]}
