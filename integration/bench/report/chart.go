@@ -40,6 +40,10 @@ var charts = []chart{
 		names: []string{"TCP connect, 1 byte, close"},
 	},
 	{
+		file: "new-flow-few.svg", title: "UDP: new flows to 10 of the listeners", section: figure.NewFlow, log: true,
+		names: []string{"UDP, every packet a new flow, to 10 of the listeners"},
+	},
+	{
 		file: "bulk.svg", title: "TCP bulk, 1 stream; 100 listeners × 10 endpoints", section: figure.Established,
 		bars: true, listeners: 100, endpoints: 10, names: []string{"TCP bulk, 1 stream"},
 	},
@@ -51,6 +55,17 @@ var charts = []chart{
 	{
 		file: "latency.svg", title: "TCP request and answer, p99; 100 listeners × 10 endpoints", section: figure.Established,
 		bars: true, listeners: 100, endpoints: 10, names: []string{"TCP request and answer of 64 bytes, 10000/s on 64 connections: p99"},
+	},
+	{
+		file: "event.svg", title: "One endpoint of many: from event to commit", section: figure.ControlPath, first: true,
+		names: []string{"one endpoint: event to commit, p50", "one endpoint: event to commit, p99"},
+	},
+	{
+		file: "programming.svg", title: "From a State to the last acknowledgement of the kernel", section: figure.Programming, log: true,
+		names: []string{
+			"cold load: time", "restart with rules in place: time", "1000 endpoints changed: time", "100 endpoints changed: time",
+			"1 endpoint changed: time", "listener added: time", "nothing to do: time",
+		},
 	},
 }
 
