@@ -99,11 +99,12 @@ func (t ticks) Ticks(low, high float64) []plot.Tick {
 	return all
 }
 
-// decades are the ticks of a logarithmic axis, with words at 1, 2 and 5 of each.
+// decades are the ticks of a logarithmic axis, with words at 1, 2 and 5 of each if they are few.
 type decades struct{}
 
 func (decades) Ticks(low, high float64) []plot.Tick {
 	var out []plot.Tick
+	const few = 500
 	for exponent := int(math.Floor(math.Log10(low))); exponent <= int(math.Ceil(math.Log10(high))); exponent++ {
 		for _, digit := range []int{1, 2, 3, 4, 5, 6, 7, 8, 9} {
 			value := float64(digit) * math.Pow10(exponent)
@@ -111,7 +112,7 @@ func (decades) Ticks(low, high float64) []plot.Tick {
 				continue
 			}
 			tick := plot.Tick{Value: value}
-			if digit == 1 || digit == 2 || digit == 5 {
+			if digit == 1 || high < low*few && (digit == 2 || digit == 5) {
 				tick.Label = "yes"
 			}
 			out = append(out, tick)
