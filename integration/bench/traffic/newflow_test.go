@@ -35,7 +35,7 @@ type newFlow struct {
 
 func newFlowPlan(bench string) newFlow {
 	listeners, endpoints := []int{1, 10, 1000, 10_000}, []int{1, 10, 100}
-	plan := Plan{Rounds: 15, Turns: 40, Packets: 200, Connections: 4 * batch}
+	plan := Plan{Rounds: 15, Turns: 40, Packets: 200, Connections: 2 * batch}
 	switch bench {
 	case "full":
 		return newFlow{plan, listeners, endpoints, func(Size) bool { return true }, true}
