@@ -20,8 +20,8 @@ const haproxyHead = `global
 defaults
 	mode tcp
 	timeout connect 10s
-	timeout client 60s
-	timeout server 60s
+	timeout client 1h
+	timeout server 1h
 `
 
 func (l *Loaded) haproxy() error {
@@ -55,6 +55,7 @@ worker_rlimit_nofile %[3]d;
 events { worker_connections %[3]d; multi_accept on; use epoll; }
 stream {
 	access_log off;
+	proxy_timeout 1h;
 `
 
 // nginxModules are where distributions keep what they do not build in.
