@@ -47,18 +47,27 @@ test: deps ## all tests: pure, kernel (in network namespaces) and traffic
 	@unshare -n true 2>/dev/null || unshare -Urn true 2>/dev/null || \
 		echo "make test: no network namespaces to be had here: kernel and traffic tests are skipped (with CI=true they fail)" >&2
 	$(GO) test -timeout $(TEST_TIMEOUT) ./...
+	$(GO) -C integration/bench/report test ./...
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME
 	hack/fuzz.sh $(FUZZTIME)
 
+.PHONY: deps-bench
+deps-bench: ## the same, and haproxy and nginx for make bench; never started as services
+	@hack/deps.sh bench
+
 .PHONY: bench
-bench: deps ## Go benchmarks of Build, Forward, compile, diff and Program → docs/benchmarks/
+bench: deps deps-bench ## beside its peers, and part by part → docs/benchmarks/ (30 minutes; BENCH=quick 5, prints; BENCH=full)
 	hack/bench.sh
 
 .PHONY: bench-cluster
-bench-cluster: deps ## the product in the lab's Kubernetes: latencies, a cold controller → docs/benchmarks/cluster.md (root)
+bench-cluster: deps ## the product in the lab's Kubernetes: latencies, a cold controller → docs/benchmarks/ (root)
 	hack/bench-cluster.sh
+
+.PHONY: bench-report
+bench-report: ## docs/benchmarks/README.md and its plots from docs/benchmarks/results.json
+	$(GO) -C integration/bench/report run . render -results $(CURDIR)/docs/benchmarks/results.json -to $(CURDIR)/docs/benchmarks
 
 .PHONY: generate
 generate: ## deep copies, CRDs and reference (docs/api.md) of our own API group

@@ -43,7 +43,8 @@ type agent struct {
 	addresses  func() ([]netip.Addr, error)
 	zone       func() string
 	// assign gives the Gateways their addresses.
-	assign func(*topology.Resolution, []netip.Addr) map[types.NamespacedName]topology.Assignment
+	assign   func(*topology.Resolution, []netip.Addr) map[types.NamespacedName]topology.Assignment
+	shortcut *shortcut
 	// limitations tells what works less well than it should.
 	limitations func() []string
 	// preflight tells what the host lacks to serve at these addresses.

@@ -30,7 +30,7 @@ func cleanUp(ctx context.Context, o Options, env environment) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(kernel.Cleanup(ctx), kernel.Close(), removeOpening(ctx, o, env)); err != nil {
+	if err := errors.Join(kernel.Cleanup(ctx), kernel.Close(), removeOpening(ctx, o, env), env.openFlowtable(uint32(o.CTMark), nil).Remove()); err != nil {
 		return fmt.Errorf("clean up: %w", err)
 	}
 	logger := klog.FromContext(ctx)

@@ -209,6 +209,7 @@ func (m *member) serve(ctx context.Context, env environment) {
 		every("layer2", speakerRetry, time.Second, nil, m.speaker.pass)
 	}
 	every("firewall", gateInterval, gatePause, m.gate.fresh, m.gate.pass)
+	every("flowtable", flowtableInterval, flowtablePause, nil, m.shortcut.pass)
 	every("flows", flowInterval, flowPause, m.flows.fresh, m.flows.pass)
 	every("report", reportCheckInterval, reportInterval, m.reports.fresh, counted(m.metrics, objectReport, m.reports.pass))
 	m.loop(ctx, env)

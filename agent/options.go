@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/internal/flowtable"
 	"github.com/portway-dev/portway/internal/ports"
 	"github.com/portway-dev/portway/topology"
 )
@@ -53,6 +54,9 @@ type Options struct {
 	SetSysctls    bool
 	NodePorts     ports.Ranges
 	CTMark        ctMark
+	// Flowtable are interfaces, or patterns of them, between which established flows of ours
+	// are forwarded past all chains; none: they are not.
+	Flowtable []string
 
 	// Layer2KeyFile holds the key that agents that announce addresses have in common;
 	// empty: this one announces none.
@@ -116,6 +120,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 		"ports the node itself needs: Gateways that share the node's addresses cannot have them; in a cluster the same as the controller's, or no Gateway is ever programmed")
 	fs.Var(&o.CTMark, "ct-mark",
 		"the one bit of the conntrack mark that marks our flows; nobody else may use it")
+	fs.StringSliceVar(&o.Flowtable, "flowtable", o.Flowtable,
+		"interfaces, or patterns such as cali*, between which established flows of ours are forwarded by a flowtable, past everybody's rules in forward; '*' is all; both interfaces of a flow have to be among them; docs/design/0010-flowtable.md says who should not; needs nf_tables (default: none)")
 	fs.StringVar(&o.Layer2KeyFile, "layer2-key-file", o.Layer2KeyFile,
 		"file with the key that the agents of a cluster have in common, one per line, the first one used, such as the output of: openssl rand -base64 32; with it this node announces addresses of AddressPools with announcement Layer2 together with the others; needs NET_RAW (default: it announces none)")
 	fs.StringVar(&o.Layer2Network, "layer2-network", o.Layer2Network,
@@ -140,6 +146,11 @@ func (o *Options) Validate() error {
 	}
 	if o.CleanupAfter != "" {
 		errs = append(errs, errors.New("--cleanup-after is for --cleanup"))
+	}
+	if len(o.Flowtable) > 0 {
+		if err := (flowtable.Config{Interfaces: o.Flowtable}).Validate(); err != nil {
+			errs = append(errs, fmt.Errorf("--flowtable: %w", err))
+		}
 	}
 	switch {
 	case len(o.Manifests) == 0:

@@ -34,6 +34,7 @@ type environment struct {
 	watchAddresses func(ctx context.Context, changed func())
 	openFirewall   func(mark uint32) (opener, error)
 	examineHost    func(firewall.Traffic) []firewall.Finding
+	openFlowtable  func(mark uint32, interfaces []string) offloader
 	// sweep is conntrack.Sweep.
 	sweep   func(context.Context, conntrack.Filter, func(rules.Flow) bool) (int, error)
 	connect func(kubeconfig, version string) (connection, error)
@@ -67,6 +68,7 @@ func newEnvironment(out io.Writer, printStatus <-chan os.Signal) environment {
 		watchAddresses: watchAddresses,
 		sweep:          conntrack.Sweep,
 		openFirewall:   openFirewall,
+		openFlowtable:  openFlowtable,
 		examineHost:    firewall.NewHost(nftables.DefaultConfig().Table).Findings,
 		connect:        connect,
 		announce:       openAnnouncer,
@@ -132,7 +134,12 @@ func (o *Options) newAgent(env environment, from source, to backend, addresses f
 	config.NodePorts, config.Namespace = o.NodePorts, o.Namespace
 	a := newAgent(o.NodeName, config, from, to, addresses)
 	a.clock, a.lookout.clock, a.progress = env.clock, env.clock, newProgress(env.clock)
-	a.backend, a.limitations = to.Name(), to.Limitations
+	a.shortcut = &shortcut{
+		table:  env.openFlowtable(uint32(o.CTMark), o.Flowtable),
+		wanted: len(o.Flowtable) > 0, moved: func() { signal(a.nudge) },
+	}
+	a.backend = to.Name()
+	a.limitations = func() []string { return append(to.Limitations(), a.shortcut.limits()...) }
 	a.zone = func() string { return o.NodeZone }
 	a.flows = newFlowSweeper(uint32(o.CTMark), o.EndTCPFlows, a.metrics)
 	a.flows.sweep = env.sweep
@@ -167,6 +174,7 @@ func (a *agent) serve(ctx context.Context, env environment, manifests *cluster.M
 		running.Go(func() { serveHealth(ctx, health, healthHandler(a.progress, a.metrics)) })
 	}
 	running.Go(func() { env.repeat(ctx, "firewall", gateInterval, gatePause, a.gate.fresh, a.gate.pass) })
+	running.Go(func() { env.repeat(ctx, "flowtable", flowtableInterval, flowtablePause, nil, a.shortcut.pass) })
 	running.Go(func() { env.repeat(ctx, "flows", flowInterval, flowPause, a.flows.fresh, a.flows.pass) })
 	a.loop(ctx, env)
 	running.Wait()

@@ -82,12 +82,13 @@ func testEnvironment() *started {
 	}
 	s.env = environment{
 		out: s.out, sysctls: s.sysctls, printStatus: s.print, loop: syncloop.DefaultConfig(), clock: clock.RealClock{},
-		addresses:    func() ([]netip.Addr, error) { return []netip.Addr{nodeIP}, nil },
-		open:         func(context.Context, string, uint32) (backend, error) { return s.kernel, nil },
-		connect:      func(string, string) (connection, error) { return connection{}, cluster.ErrNoCluster },
-		openFirewall: func(uint32) (opener, error) { return s.firewall, nil },
-		examineHost:  func(firewall.Traffic) []firewall.Finding { return nil },
-		sweep:        func(context.Context, conntrack.Filter, func(rules.Flow) bool) (int, error) { return 0, nil },
+		addresses:     func() ([]netip.Addr, error) { return []netip.Addr{nodeIP}, nil },
+		open:          func(context.Context, string, uint32) (backend, error) { return s.kernel, nil },
+		connect:       func(string, string) (connection, error) { return connection{}, cluster.ErrNoCluster },
+		openFirewall:  func(uint32) (opener, error) { return s.firewall, nil },
+		openFlowtable: func(uint32, []string) offloader { return &fakeFlowtable{} },
+		examineHost:   func(firewall.Traffic) []firewall.Finding { return nil },
+		sweep:         func(context.Context, conntrack.Filter, func(rules.Flow) bool) (int, error) { return 0, nil },
 		watchAddresses: func(ctx context.Context, changed func()) {
 			for {
 				select {

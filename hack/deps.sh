@@ -3,7 +3,8 @@
 # things with: nft, conntrack, iptables and ip, and the file from which nft knows that
 # protocol 6 is called tcp; with "image" also those that build the image (podman,
 # mmdebstrap), with "full" what the cluster lab runs real kubelets with: containerd, runc and
-# the CNI plugins. As root it installs what is missing; otherwise it names the one command
+# the CNI plugins, with "bench" whom `make bench` compares with: haproxy and nginx, which are
+# never started but in the benchmarks' own namespaces. As root it installs what is missing; otherwise it names the one command
 # that does.
 set -euo pipefail
 
@@ -14,6 +15,7 @@ PATH=$PATH:/usr/sbin:/sbin
 have() {
 	case $1 in
 	cni-plugins) [[ -x /usr/lib/cni/ptp || -x /opt/cni/bin/ptp || -x /usr/libexec/cni/ptp ]] ;;
+	nginx-stream) compgen -G '/usr/lib*/nginx/modules/ngx_stream_module.so' >/dev/null || nginx -V 2>&1 | grep -qE -- '--with-stream( |$)' ;;
 	/*) [[ -e $1 ]] ;;
 	*) command -v "$1" >/dev/null ;;
 	esac
@@ -25,6 +27,9 @@ if [[ ${1:-} == image ]]; then
 fi
 if [[ ${1:-} == full ]]; then
 	tools+=(containerd runc nsenter cni-plugins)
+fi
+if [[ ${1:-} == bench ]]; then
+	tools+=(haproxy nginx nginx-stream)
 fi
 missing=()
 for tool in "${tools[@]}"; do
@@ -51,6 +56,10 @@ package() {
 	*" nsenter") echo util-linux ;;
 	"apt-get cni-plugins" | "dnf cni-plugins") echo containernetworking-plugins ;;
 	*" cni-plugins") echo cni-plugins ;;
+	"apt-get nginx") echo nginx-light ;;
+	"apt-get nginx-stream") echo libnginx-mod-stream ;;
+	"dnf nginx-stream" | "apk nginx-stream") echo nginx-mod-stream ;;
+	*" nginx-stream") echo nginx ;;
 	*) echo "$2" ;;
 	esac
 }
@@ -72,6 +81,15 @@ for tool in "${missing[@]}"; do
 	packages+=("$(package "$manager" "$tool")")
 done
 
+# Debian starts what it installs unless this file, if there is none, forbids it.
+policy=/usr/sbin/policy-rc.d
+forbid() {
+	[[ $manager == apt-get && ! -e $policy ]] || return 0
+	printf '#!/bin/sh\nexit 101\n' >$policy
+	chmod 755 $policy
+	trap 'rm -f $policy' EXIT
+}
+
 refresh=
 case $manager in
 apt-get) install=(apt-get install -y --no-install-recommends) refresh="apt-get update && " ;;
@@ -86,6 +104,9 @@ if [[ $(id -u) -ne 0 ]]; then
 fi
 
 echo "Installing ${packages[*]}"
+if [[ ${1:-} == bench ]]; then
+	forbid
+fi
 if [[ $manager == apt-get ]]; then
 	export DEBIAN_FRONTEND=noninteractive
 	# The lists may be absent (containers) or old; one refresh cures both.

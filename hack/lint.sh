@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 . hack/tools.sh
 bash -n hack/*.sh .ci/run
 config=$PWD/.golangci.yml
-for module in . integration/lab integration/e2e integration/conformance integration/chart; do
+for module in . integration/lab integration/e2e integration/conformance integration/chart integration/bench/report; do
 	(
 		cd "$module"
 		"$tools/golangci-lint" run --config "$config" ./...

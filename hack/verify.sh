@@ -70,6 +70,18 @@ else
 		fail "$rulesets, listed by $(listed $rulesets), is not what $(listed "$bin/rulesets.md") lists here: hack/verify.sh -update"
 fi
 
+# The benchmarks' page is what their results say, and every missed aim is explained.
+bench=docs/benchmarks
+go -C integration/bench/report build -o "$bin/report" .
+mkdir "$bin/bench"
+if "$bin/report" render -results $bench/results.json -to "$bin/bench"; then
+	cp $bench/results.json $bench/method.md "$bin/bench"
+	diff -r $bench "$bin/bench" || fail "$bench is not what results.json says: make bench-report"
+else
+	fail "$bench/results.json cannot be rendered"
+fi
+"$bin/report" explained -results $bench/results.json || fail "a missed aim is not explained in $bench/method.md"
+
 # Every relative link leads to a file; every make target in the README exists.
 while IFS=: read -r file link; do
 	[ -e "$(dirname "$file")/${link%%#*}" ] || fail "$file links to $link, which does not exist"

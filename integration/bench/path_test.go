@@ -129,8 +129,8 @@ func BenchmarkEndpointChange(b *testing.B) {
 				}
 				results, err := p.programmer.Program(b.Context(), p.forwarder.State())
 				took = append(took, time.Since(begin))
-				if err != nil || results.Operations != 2 {
-					b.Fatalf("%d operations, want one element replaced: %v", results.Operations, err)
+				if err != nil || results.Operations != 4 {
+					b.Fatalf("%d operations, want a slot and a member of the set of endpoints replaced: %v", results.Operations, err)
 				}
 			}
 			slices.Sort(took)

@@ -21,6 +21,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/portway-dev/portway/integration/bench/figure"
 	"github.com/portway-dev/portway/integration/lab"
 )
 
@@ -79,17 +80,25 @@ func coldStart(t *testing.T, c *Cluster, listeners int) { //nolint:thelper // a 
 	})
 	after := c.writes(t)
 	statuses, events := after.statuses-before.statuses, after.events-before.events
-	size := fmt.Sprintf("%d Gateways, %d listeners, %d routes", scaleGateways, scaleGateways*listeners, scaleGateways*scaleRoutes)
 	ideal := statuses / scaleWrites
-	figure(t, "controller, cold: "+size, fmt.Sprintf("settled after %.1f s", last.Seconds()), "")
-	figure(t, "… writes", fmt.Sprintf("%.0f statuses and %.0f Events at `--kube-api-qps=%d`; %.0f conflicts", statuses, events, scaleWrites,
-		m.sum("portway_controller_write_conflicts_total")), "")
-	figure(t, "… settled ÷ (statuses ÷ write limit)", fmt.Sprintf("%.2f", last.Seconds()/ideal), fmt.Sprintf("≤ %.2f", ratio))
-	figure(t, "… passes", fmt.Sprintf("%.0f, %.0f ms on average", m.sum("portway_controller_pass_duration_seconds_count"),
-		1000*m.sum("portway_controller_pass_duration_seconds_sum")/m.sum("portway_controller_pass_duration_seconds_count")), "")
 	peak, cpu := controller.usage(t)
-	figure(t, "… peak memory", fmt.Sprintf("%d MB", peak>>20), fmt.Sprintf("≤ %d MB", memory>>20))
-	figure(t, "… CPU", fmt.Sprintf("%.1f s", cpu.Seconds()), "")
+	for _, f := range []figure.Figure{
+		{Name: "settled", Unit: "s", Values: []float64{last.Seconds()}},
+		{Name: "settled ÷ (statuses ÷ write limit)", Values: []float64{last.Seconds() / ideal}, Aim: figure.AtMost(ratio)},
+		{Name: "statuses written", Values: []float64{statuses}},
+		{Name: "Events written", Values: []float64{events}},
+		{Name: "conflicts of writes", Values: []float64{m.sum("portway_controller_write_conflicts_total")}},
+		{Name: "passes", Values: []float64{m.sum("portway_controller_pass_duration_seconds_count")}},
+		{Name: "time of a pass, on average", Unit: "s", Values: []float64{
+			m.sum("portway_controller_pass_duration_seconds_sum") / m.sum("portway_controller_pass_duration_seconds_count"),
+		}},
+		{Name: "peak memory", Unit: "B", Values: []float64{float64(peak)}, Aim: figure.AtMost(memory)},
+		{Name: "CPU", Unit: "s", Values: []float64{cpu.Seconds()}},
+	} {
+		f.Name, f.Listeners = "cold controller, "+f.Name, scaleGateways*listeners
+		f.Note = fmt.Sprintf("%d Gateways and %d routes without a status; --kube-api-qps=%d.", scaleGateways, scaleGateways*scaleRoutes, scaleWrites)
+		record(t, f)
+	}
 	if got := last.Seconds() / ideal; got > ratio {
 		t.Errorf("settled after %s, %.2f times what the write limit takes, want at most %.2f", last, got, ratio)
 	}

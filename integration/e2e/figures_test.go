@@ -4,16 +4,16 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/portway-dev/portway/integration/bench/figure"
 	"github.com/portway-dev/portway/integration/lab"
 )
 
-// TestBench prints the figures of docs/benchmarks/cluster.md: hack/bench-cluster.sh.
+// TestBench records the figures of docs/benchmarks/README.md, "In a cluster": hack/bench-cluster.sh.
 func TestBench(t *testing.T) {
-	if os.Getenv(figuresFile) == "" {
+	if os.Getenv(figure.File) == "" {
 		t.Skip("make bench-cluster measures this")
 	}
 	t.Run("latency", func(t *testing.T) {
@@ -26,26 +26,14 @@ func TestBench(t *testing.T) {
 	t.Run("fail-over", failOvers)
 }
 
-// figuresFile names the file that figures are appended to.
-const figuresFile = "E2E_BENCH"
-
-// figure logs one, and appends it as a row of a table to the file of the benchmark.
-func figure(t *testing.T, name, value, aim string) {
+// record logs a figure and hands it to the report, if there is one to be: make bench-cluster.
+// Aims are the test's to judge, as what is slower than they allow is a defect.
+func record(t *testing.T, f figure.Figure) {
 	t.Helper()
-	t.Logf("%s: %s (aim: %s)", name, value, aim)
-	file := os.Getenv(figuresFile)
-	if file == "" {
-		return
-	}
-	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err = fmt.Fprintf(f, "| %s | %s | %s |\n", name, value, aim); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
+	f.Section, f.Subject, f.Command = figure.ControlPath, figure.Ours, "make bench-cluster"
+	t.Logf("%s: %v %s %s", f.Name, f.Values, f.Unit, f.Note)
+	if err := f.Record(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -56,21 +44,21 @@ type limits struct{ p50, p99, slowest time.Duration }
 func within(t *testing.T, name string, took []time.Duration, l limits) {
 	t.Helper()
 	slices.Sort(took)
-	var values, aims []string
 	for _, p := range []struct {
 		name       string
 		got, limit time.Duration
 	}{
 		{"p50", took[len(took)/2], l.p50}, {"p99", took[len(took)*99/100], l.p99}, {"max", took[len(took)-1], l.slowest},
 	} {
-		values = append(values, fmt.Sprintf("%s %s", p.name, p.got.Round(time.Millisecond)))
-		if p.limit == 0 {
-			continue
+		f := figure.Figure{
+			Name: name + ", " + p.name, Unit: "s", Values: []float64{p.got.Seconds()}, Note: fmt.Sprintf("Of %d.", len(took)),
 		}
-		aims = append(aims, fmt.Sprintf("%s ≤ %s", p.name, p.limit))
-		if p.got > p.limit {
+		if p.limit > 0 {
+			f.Aim = figure.AtMost(p.limit.Seconds())
+		}
+		record(t, f)
+		if p.limit > 0 && p.got > p.limit {
 			t.Errorf("%s: %s is %s, more than %s", name, p.name, p.got, p.limit)
 		}
 	}
-	figure(t, name, fmt.Sprintf("%s (of %d)", strings.Join(values, ", "), len(took)), strings.Join(aims, ", "))
 }

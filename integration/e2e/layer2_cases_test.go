@@ -189,7 +189,7 @@ func drainNode(t *testing.T, r *rack) { //nolint:thelper // a case of TestLayer2
 			alive++
 		}
 	}
-	figure(t, "node drained: connections that were open through it and went on", fmt.Sprintf("%d of %d", alive, len(held)), "")
+	t.Logf("node drained: %d of %d connections that were open through it went on", alive, len(held))
 	t.Logf("%d addresses moved within %s", len(leaving), took.Round(time.Millisecond))
 	r.kubectl(t, "uncordon", fmt.Sprintf("node%d", node))
 	time.Sleep(3 * time.Second) // as long as it would take to move

@@ -9,6 +9,8 @@ import (
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/portway-dev/portway/integration/bench/figure"
 )
 
 // endpointLatency: from the API server's answer to a write of an EndpointSlice to the
@@ -20,7 +22,7 @@ func endpointLatency(t *testing.T, c *Cluster) { //nolint:thelper // a case of T
 		slowest = 200 * time.Millisecond
 	)
 	flips := 60
-	if os.Getenv(figuresFile) != "" {
+	if os.Getenv(figure.File) != "" {
 		flips = 400 // of 60 the slowest is the p99
 	}
 	s := c.space(t, "endpoint-latency")

@@ -193,6 +193,21 @@ func (n *Namespace) AddUnreachable(to netip.Prefix) error {
 	return nil
 }
 
+// AddLocal has the namespace take all addresses of a prefix for its own.
+func (n *Namespace) AddLocal(prefix netip.Prefix) error {
+	lo, err := n.links.LinkByName("lo")
+	if err == nil {
+		err = n.links.RouteAdd(&netlink.Route{
+			LinkIndex: lo.Attrs().Index, Dst: ipNet(prefix), Type: unix.RTN_LOCAL,
+			Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST,
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("add local route %s in %s: %w", prefix, n.name, err)
+	}
+	return nil
+}
+
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

@@ -208,7 +208,9 @@ const (
 // postroutingRules hide the client's address only where the reply would not come
 // back through this node otherwise. Both conditions at the top are needed: the
 // bit says that the flow went through a chain of ours, the status that it was
-// translated there and that no other user of the bit is meant.
+// translated there and that no other user of the bit is meant. Whoever is in hairpin is in
+// local, too: asked first for the client alone, most packets need not look for the pair,
+// whose place in the table no flow before them has brought into the cache.
 func postroutingRules(mark uint32) []rule {
 	masquerade := &expr.Masq{FullyRandom: true}
 	out := []rule{
@@ -224,8 +226,9 @@ func postroutingRules(mark uint32) []rule {
 	}
 	for _, f := range []family{ipv4, ipv6} {
 		out = append(out, rule{
-			text: fmt.Sprintf("%[1]s saddr . %[1]s daddr @%[2]s masquerade fully-random", f.name, f.set(hairpin4)),
+			text: fmt.Sprintf("%[1]s saddr @%[2]s %[1]s saddr . %[1]s daddr @%[3]s masquerade fully-random", f.name, f.set(local4), f.set(hairpin4)),
 			exprs: concat(f.only(), []expr.Any{
+				f.load(f.source, address), f.in(local4),
 				f.load(f.source, address), f.load(f.dest, f.proto), f.in(hairpin4), masquerade,
 			}),
 			comment: "an endpoint that reached itself",

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/portway-dev/portway/integration/bench/figure"
+)
+
+// table writes rows below a head, without the columns that are empty in every row.
+func table(w io.Writer, head []string, rows [][]string) {
+	var columns []int
+	for i := range head {
+		if slices.ContainsFunc(rows, func(row []string) bool { return row[i] != "" }) {
+			columns = append(columns, i)
+		}
+	}
+	line := func(row []string) {
+		fmt.Fprint(w, "|")
+		for _, i := range columns {
+			fmt.Fprintf(w, " %s |", strings.ReplaceAll(row[i], "|", `\|`))
+		}
+		fmt.Fprintln(w)
+	}
+	line(head)
+	fmt.Fprintln(w, "|"+strings.Repeat("---|", len(columns)))
+	for _, row := range rows {
+		line(row)
+	}
+	fmt.Fprintln(w)
+}
+
+// figures writes the table of a group, what must be known of it, and what repeats it.
+func (g group) table(w io.Writer) {
+	rows := make([][]string, 0, len(g.figures))
+	for _, f := range g.figures {
+		row := []string{size(f), f.Subject, in(f.Median(), f.Unit), spread(f.Values, f.Unit), "", "", ""}
+		if ours, ok := g.pair(f); ok {
+			row[4] = compared(ratio(f, ours))
+		}
+		if f.Aim != nil {
+			row[5] = aim(f.Aim, f.Unit)
+			row[6] = verdict(f)
+		}
+		rows = append(rows, row)
+	}
+	table(w, []string{"listeners × endpoints", "subject", "median", "min to max", "÷ " + figure.Ours + " (95 %)", "aim", ""}, rows)
+	g.notes(w)
+	g.commands(w)
+}
+
+// alone writes one table of figures that no other subject has.
+func alone(w io.Writer, all []figure.Figure) {
+	rows := make([][]string, 0, len(all))
+	for _, f := range all {
+		rows = append(rows, []string{
+			f.Name, size(f), in(f.Median(), f.Unit), spread(f.Values, f.Unit), within(f.Values, f.Unit), aim(f.Aim, f.Unit), verdict(f), f.Note,
+		})
+	}
+	table(w, []string{"figure", "listeners × endpoints", "median", "min to max", "95 %", "aim", "", ""}, rows)
+	group{figures: all}.commands(w)
+}
+
+// commands writes what repeats the figures.
+func (g group) commands(w io.Writer) {
+	for _, command := range g.distinct(func(f figure.Figure) string { return f.Command }) {
+		fmt.Fprintf(w, "    %s\n", strings.TrimPrefix(command, "BENCH= "))
+	}
+	fmt.Fprintln(w)
+}
+
+// notes writes every note once, with its subjects unless it is of all of them.
+func (g group) notes(w io.Writer) {
+	all := g.distinct(func(f figure.Figure) string { return f.Subject })
+	notes := g.distinct(func(f figure.Figure) string { return f.Note })
+	for _, note := range notes {
+		var of []string
+		for _, f := range g.figures {
+			if f.Note == note && !slices.Contains(of, f.Subject) {
+				of = append(of, f.Subject)
+			}
+		}
+		if len(of) < len(all) {
+			note = strings.Join(of, ", ") + ": " + note
+		}
+		fmt.Fprintf(w, "%s\n\n", note)
+	}
+}
+
+// distinct returns what a function says of the figures, each once and without "".
+func (g group) distinct(of func(figure.Figure) string) []string {
+	var out []string
+	for _, f := range g.figures {
+		if s := of(f); s != "" && !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// aims writes all figures that have one, and those that should but were not measured.
+func (r results) aims(w io.Writer) {
+	var rows [][]string
+	var all []figure.Figure
+	for _, run := range r.runs() {
+		all = append(all, run.Figures...)
+	}
+	for _, f := range all {
+		if f.Aim == nil {
+			continue
+		}
+		name := f.Name
+		if f.Subject != figure.Ours {
+			name += ", " + f.Subject
+		}
+		rows = append(rows, []string{
+			name, size(f), aim(f.Aim, f.Unit), in(f.Median(), f.Unit), within(f.Values, f.Unit), spread(f.Values, f.Unit), verdict(f),
+		})
+	}
+	for _, f := range aimed {
+		if !slices.ContainsFunc(all, func(g figure.Figure) bool {
+			return g.Aim != nil && g.Name == f.Name && (f.Listeners == 0 || g.Listeners == f.Listeners && g.Endpoints == f.Endpoints)
+		}) {
+			rows = append(rows, []string{f.Name, size(f), "", "", "", "", "not measured"})
+		}
+	}
+	fmt.Fprint(w, "## Aims\n\n")
+	table(w, []string{"figure", "listeners × endpoints", "aim", "median", "95 %", "min to max", ""}, rows)
+}
+
+// aimed are the figures of make bench that have an aim whatever their values are; without a
+// size at any.
+var aimed = []figure.Figure{
+	{Name: "UDP, every packet a new flow: added over one static dnat", Listeners: 1, Endpoints: 1},
+	{Name: "UDP, every packet a new flow: added over one static dnat", Listeners: 1000, Endpoints: 10},
+	{Name: "UDP, every packet a new flow: added over one static dnat", Listeners: 10_000, Endpoints: 10},
+	{Name: "UDP, every packet a new flow: ratio to kube-proxy nftables"},
+	{Name: "UDP, every packet a new flow: ratio to kube-proxy iptables"},
+	{Name: "TCP connect, 1 byte, close: ratio to conntrack only, upper 95 % bound"},
+	{Name: "TCP connect, 1 byte, close: ratio to portway"},
+	{Name: "TCP bulk, 1 stream: ratio to conntrack only"},
+	{Name: "TCP bulk, 4 streams: ratio to conntrack only"},
+	{Name: "cold load: time", Listeners: 10_000, Endpoints: 10},
+	{Name: "agent: memory at rest", Listeners: 10_000, Endpoints: 10},
+	{Name: "agent: CPU at rest", Listeners: 10_000, Endpoints: 10},
+	{Name: "one endpoint: event to commit, p50", Listeners: 10_000, Endpoints: 10},
+	{Name: "one endpoint: event to commit, p99", Listeners: 10_000, Endpoints: 10},
+	{Name: "one endpoint: CPU of the agent over that at 1 000 endpoints", Listeners: 10_000, Endpoints: 10},
+	{Name: "1 000 changes per second: lag, largest"},
+	{Name: "1 000 changes per second: CPU of the agent"},
+	{Name: "1 000 changes per second: flows refused or lost"},
+}
+
+// benchmarks writes a table a package: one row each, and of memory only what is worth a word.
+func benchmarks(w io.Writer, all []benchmark) {
+	var packages []string
+	for _, b := range all {
+		if !slices.Contains(packages, b.Package) {
+			packages = append(packages, b.Package)
+		}
+	}
+	for _, pkg := range packages {
+		fmt.Fprintf(w, "### %s\n\n", pkg)
+		var out [][]string
+		for _, r := range rows(all, pkg) {
+			line := []string{r.name, "", "", "", ""}
+			var others []string
+			for _, m := range r.metrics {
+				median := figure.Figure{Values: m.Values}.Median()
+				switch m.Unit {
+				case "sec/op":
+					line[1], line[2] = in(median, m.Unit), spread(m.Values, m.Unit)
+				case "B/op":
+					if median > 0 {
+						line[3] = in(median, m.Unit)
+					}
+				case "allocs/op":
+				default:
+					others = append(others, metric(median, m.Unit))
+				}
+			}
+			line[4] = strings.Join(others, ", ")
+			out = append(out, line)
+		}
+		table(w, []string{"benchmark", "time", "min to max", "allocated", "other metrics"}, out)
+	}
+}
+
+// metric writes one that a benchmark has named itself, such as p50-µs.
+func metric(x float64, unit string) string {
+	if name, unit, ok := cutLast(unit, "-"); ok {
+		return fmt.Sprintf("%s %s %s", name, digits(x), strings.TrimSuffix(unit, "/op"))
+	}
+	return in(x, unit)
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
