@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2/ktesting"
 	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
 
 	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/rules"
@@ -282,21 +283,17 @@ func TestPassFollowsAddressesWhenFull(t *testing.T) {
 // own is known, and are not cut off.
 func TestPassFollowsTheZone(t *testing.T) {
 	b := newBench(t)
-	service := types.NamespacedName{Namespace: "default", Name: "my-foo-service"}
-	var hinted []*discoveryv1.EndpointSlice
-	for _, slice := range b.store.Next().Slices[service] {
-		slice = slice.DeepCopy()
-		for i := range slice.Endpoints {
-			zone := discoveryv1.ForZone{Name: fmt.Sprint("zone-", i)}
-			slice.Endpoints[i].Hints = &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{zone}}
-		}
-		hinted = append(hinted, slice)
+	hinted := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Port: ptr.To[int32](6000)}}}
+	hinted.Namespace, hinted.Name = "default", "my-foo-service-1"
+	hinted.Labels = map[string]string{discoveryv1.LabelServiceName: "my-foo-service"}
+	for i := range 2 {
+		hinted.Endpoints = append(hinted.Endpoints, discoveryv1.Endpoint{
+			Addresses: []string{fmt.Sprintf("10.244.1.%d", 10+i)},
+			Hints:     &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: fmt.Sprint("zone-", i)}}},
+		})
 	}
-	b = newBench(t)
-	for _, slice := range hinted {
-		if err := b.store.Put(slice); err != nil {
-			t.Fatal(err)
-		}
+	if err := b.store.Put(hinted); err != nil {
+		t.Fatal(err)
 	}
 	b.must(t, true)
 	all := endpoints(b.kernel.last().Frontend(fooKey))

@@ -205,28 +205,9 @@ func (t trimmer) loadBalancer(s *corev1.Service) Object {
 	return s
 }
 
-// endpointSlice drops, among others, the annotation with the time of the last
-// change of a pod: it moves when nothing else does.
-func (trimmer) endpointSlice(s *discoveryv1.EndpointSlice) Object {
-	clean(s)
-	var labels map[string]string
-	if service := s.Labels[discoveryv1.LabelServiceName]; service != "" {
-		labels = map[string]string{discoveryv1.LabelServiceName: service}
-	}
-	reduce(s, labels)
-	for i := range s.Endpoints {
-		e := &s.Endpoints[i]
-		kept := discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName, Hints: e.Hints}
-		if len(e.Addresses) > 0 {
-			kept.Addresses = e.Addresses[:1:1]
-		}
-		if e.TargetRef != nil {
-			kept.TargetRef = &corev1.ObjectReference{Kind: e.TargetRef.Kind, Name: e.TargetRef.Name}
-		}
-		*e = kept
-	}
-	return s
-}
+// endpointSlice keeps what the decision goes by. Above all not the annotation with the time
+// of the last change of a pod: it moves when nothing else does.
+func (trimmer) endpointSlice(s *discoveryv1.EndpointSlice) Object { return newEndpointSlice(s) }
 
 // node keeps labels, addresses, which boot it is and whether the node is ready. A kubelet writes
 // the time of its heartbeat every few minutes: nothing for us.

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/portway-dev/portway/rules"
@@ -61,7 +60,7 @@ func (f *Forwarder) SetNode(node Node) {
 
 // SetEndpointSlices replaces all EndpointSlices of one Service; none removes its
 // endpoints. The slices must not be changed afterwards.
-func (f *Forwarder) SetEndpointSlices(service types.NamespacedName, slices []*discoveryv1.EndpointSlice) {
+func (f *Forwarder) SetEndpointSlices(service types.NamespacedName, slices []*EndpointSlice) {
 	f.changed[service] = true
 	if len(slices) == 0 {
 		delete(f.services, service)
