@@ -41,9 +41,9 @@ type liveKind struct {
 func (k *liveKind) reading() string {
 	switch {
 	case k.candidate != nil:
-		return k.candidate.version
+		return k.candidate.version.name
 	case k.active != nil:
-		return k.active.version
+		return k.active.version.name
 	default:
 		return ""
 	}
