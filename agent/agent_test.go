@@ -331,6 +331,40 @@ func TestPassWithoutAddresses(t *testing.T) {
 	}
 }
 
+// TestProofHolds: a report is made anew as soon as anything of it may be another.
+func TestProofHolds(t *testing.T) {
+	web := types.NamespacedName{Namespace: "a", Name: "web"}
+	graph := &topology.Graph{Gateways: map[types.NamespacedName]*topology.Gateway{web: {Digest: "1:new"}}}
+	committed := map[string]string{"a/web": "1:old"}
+	var p proof
+	say := func(graph *topology.Graph, results rules.Results, err error) string {
+		r := p.of("n", graph, results, err)
+		withhold(&r, map[types.NamespacedName]string{{Name: "other"}: "elsewhere"}) // must not be remembered
+		return r.Committed[web] + " " + r.Errors[web]
+	}
+	for i, step := range []struct {
+		graph   *topology.Graph
+		results rules.Results
+		err     error
+		want    string
+	}{
+		{graph, rules.Results{Committed: committed}, nil, "1:old "},
+		{graph, rules.Results{Committed: committed}, nil, "1:old "},
+		{graph, rules.Results{Committed: committed}, errors.New("no"), "1:old no"},
+		{graph, rules.Results{Committed: committed, Errors: map[string]error{"a/web": errors.New("full")}}, nil, "1:old full"},
+		{graph, rules.Results{Committed: committed}, nil, "1:old "},
+		{graph, rules.Results{Committed: map[string]string{"a/web": "1:new"}}, nil, "1:new "},
+		{&topology.Graph{}, rules.Results{Committed: committed}, nil, " "},
+	} {
+		if got := say(step.graph, step.results, step.err); got != step.want {
+			t.Errorf("step %d: %q, want %q", i, got, step.want)
+		}
+	}
+	if len(p.report.Errors) != 0 {
+		t.Errorf("what is withheld is remembered: %v", p.report.Errors)
+	}
+}
+
 func TestReportCountsOnlyOwnGateways(t *testing.T) {
 	web, other := types.NamespacedName{Namespace: "a", Name: "web"}, types.NamespacedName{Namespace: "a", Name: "other"}
 	graph := &topology.Graph{Gateways: map[types.NamespacedName]*topology.Gateway{

@@ -16,7 +16,7 @@ import (
 
 // endpointSlice is an EndpointSlice as small as what is made of it. Immutable.
 type endpointSlice struct {
-	metav1.ObjectMeta // namespace and name, and the resourceVersion that informers go by
+	metav1.ObjectMeta // namespace and name, and the resourceVersion that a feed goes by
 	service           string
 	content           *topology.EndpointSlice
 }
@@ -109,6 +109,6 @@ func (x *sliceIndex) next() map[types.NamespacedName][]*topology.EndpointSlice {
 		}
 		lists[service] = list
 	}
-	clear(x.dirty)
+	x.dirty = map[types.NamespacedName]bool{} // a cleared one stays as large as it once was
 	return lists
 }

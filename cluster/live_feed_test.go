@@ -21,8 +21,8 @@ func newTestFeed(store *Store, published bool) *feed {
 	}
 }
 
-// all wants that nothing went wrong.
-func (f *feed) all(t *testing.T, errs ...error) {
+// noErrors wants that nothing went wrong.
+func noErrors(t *testing.T, errs ...error) {
 	t.Helper()
 	for _, err := range errs {
 		if err != nil {
@@ -42,12 +42,12 @@ func TestFeedTakesAListAsOneChange(t *testing.T) {
 	store := NewStore()
 	f := newTestFeed(store, true)
 	same := versioned("same", "c", "1")
-	f.all(t, f.Replace([]any{same, versioned("gone", "c", "2"), versioned("edited", "c", "3")}, "3"))
+	noErrors(t, f.Replace([]any{same, versioned("gone", "c", "2"), versioned("edited", "c", "3")}, "3"))
 	if !f.hasSynced() {
 		t.Error("not synced after a list")
 	}
 	store.Next()
-	f.all(t, f.Replace([]any{versioned("same", "c", "1"), versioned("edited", "d", "4"), versioned("new", "c", "5")}, "5"))
+	noErrors(t, f.Replace([]any{versioned("same", "c", "1"), versioned("edited", "d", "4"), versioned("new", "c", "5")}, "5"))
 	got := store.Next().Snapshot.Gateways
 	classes := map[string]string{}
 	for name, g := range got {
@@ -59,7 +59,7 @@ func TestFeedTakesAListAsOneChange(t *testing.T) {
 	if f.objects[key("same")] != same || Object(got[key("same")]) != same {
 		t.Error("an object that is as it was is held twice")
 	}
-	f.all(t, f.Replace([]any{versioned("same", "c", "1"), versioned("edited", "d", "4"), versioned("new", "c", "5")}, "6"))
+	noErrors(t, f.Replace([]any{versioned("same", "c", "1"), versioned("edited", "d", "4"), versioned("new", "c", "5")}, "6"))
 	if signalled(store) {
 		t.Error("the same list again is a change")
 	}
@@ -69,9 +69,9 @@ func TestFeedTakesAListAsOneChange(t *testing.T) {
 func TestFeedIgnoresEventsOnceRetired(t *testing.T) {
 	store := NewStore()
 	f := newTestFeed(store, true)
-	f.all(t, f.Add(gateway("web", "c")))
+	noErrors(t, f.Add(gateway("web", "c")))
 	objects := f.retire()
-	f.all(t, f.Add(gateway("late", "c")), f.Update(gateway("web", "late")), f.Delete(gateway("web", "c")), f.Replace([]any{gateway("list", "c")}, "1"))
+	noErrors(t, f.Add(gateway("late", "c")), f.Update(gateway("web", "late")), f.Delete(gateway("web", "c")), f.Replace([]any{gateway("list", "c")}, "1"))
 	if got := slices.Collect(maps.Keys(objects)); !cmp.Equal(got, []types.NamespacedName{key("web")}) {
 		t.Errorf("handed over %v", got)
 	}
@@ -85,7 +85,7 @@ func TestFeedIgnoresEventsOnceRetired(t *testing.T) {
 func TestPublishDuringEvents(t *testing.T) {
 	store := NewStore()
 	old, fresh := newTestFeed(store, true), newTestFeed(store, false)
-	fresh.all(t, fresh.Add(gateway("fresh", "c")))
+	noErrors(t, fresh.Add(gateway("fresh", "c")))
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -95,10 +95,10 @@ func TestPublishDuringEvents(t *testing.T) {
 			return old.published
 		}
 		for i := 0; writes(); i++ {
-			old.all(t, old.Add(gateway("before-"+strconv.Itoa(i), "c")))
+			noErrors(t, old.Add(gateway("before-"+strconv.Itoa(i), "c")))
 		}
 		for i := range 100 {
-			old.all(t, old.Add(gateway("late-"+strconv.Itoa(i), "c")))
+			noErrors(t, old.Add(gateway("late-"+strconv.Itoa(i), "c")))
 		}
 	}()
 	if err := publish(store, []*liveKind{{name: "Gateway", active: old, candidate: fresh}}); err != nil {

@@ -89,7 +89,7 @@ func versionOf[P Object, L runtime.Object](name string, clientset any, client li
 				return client.Watch(ctx, options)
 			},
 		},
-		// An informer may trim what it trimmed before; after a conversion that is of
+		// A reflector may hand over what it had trimmed while it listed; after a conversion that is of
 		// another type.
 		trim: func(object any) (any, error) {
 			if o, ok := object.(P); ok {

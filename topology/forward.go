@@ -97,7 +97,7 @@ func (f *Forwarder) State() *rules.State {
 		f.state = f.state.WithExclusive(f.exclusive())
 	}
 	f.rebuild = false
-	clear(f.changed)
+	f.changed = map[types.NamespacedName]bool{} // a cleared one stays as large as it once was
 	return f.state
 }
 

@@ -153,6 +153,7 @@ func (p *pass) tidy() error {
 	for _, pl := range p.sweeps {
 		p.settle(pl, pl.now)
 	}
+	p.kernel.members.shrink()
 	if p.state.Partial() {
 		return nil
 	}

@@ -134,6 +134,13 @@ func (m *members) missing(plans []*plan) []op {
 	return ops
 }
 
+// shrink gives back the memory of a load, during which all were unneeded for a while.
+func (m *members) shrink() {
+	if len(m.unneeded) == 0 {
+		m.unneeded = make(map[member]struct{})
+	}
+}
+
 // unused returns the deletion of all elements that nobody uses any more.
 func (m *members) unused() []op { return memberOps(m.unneeded, true) }
 
