@@ -1,8 +1,11 @@
 package control
 
 import (
+	"bytes"
 	"errors"
+	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -17,8 +20,9 @@ import (
 type monitor struct {
 	commits chan time.Time
 
-	mu       sync.Mutex
-	elements int // messages with elements since the last look
+	mu    sync.Mutex // guards everything below
+	marks map[netip.Addr]time.Time
+	lags  []time.Duration // of marks that were seen
 }
 
 // startMonitor listens until the end of the test.
@@ -31,7 +35,7 @@ func startMonitor(t *testing.T, in *netns.Namespace) *monitor {
 	if err := errors.Join(conn.SetReadBuffer(64<<20), conn.JoinGroup(unix.NFNLGRP_NFTABLES)); err != nil {
 		t.Fatal(err)
 	}
-	m := &monitor{commits: make(chan time.Time, 1<<16)}
+	m := &monitor{commits: make(chan time.Time, 1<<16), marks: map[netip.Addr]time.Time{}}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -63,14 +67,42 @@ func (m *monitor) run(t *testing.T, conn *netlink.Conn) {
 		}
 		for _, message := range messages {
 			if message.Header.Type == generation {
-				m.commits <- at
+				select {
+				case m.commits <- at:
+				default: // nobody waits for them
+				}
 				continue
 			}
-			m.mu.Lock()
-			m.elements++
-			m.mu.Unlock()
+			m.look(message.Data, at)
 		}
 	}
+}
+
+// mark has the monitor tell how long it takes from now until an element with an address is
+// committed, which no other element has.
+func (m *monitor) mark(addr netip.Addr) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.marks[addr] = time.Now()
+}
+
+// look finds marks in a message.
+func (m *monitor) look(message []byte, at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for addr, since := range m.marks {
+		if bytes.Contains(message, addr.AsSlice()) {
+			m.lags = append(m.lags, at.Sub(since))
+			delete(m.marks, addr)
+		}
+	}
+}
+
+// lagging returns how long the marks took that were seen, and how many were not.
+func (m *monitor) lagging() ([]time.Duration, int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.lags), len(m.marks)
 }
 
 // await returns when the next commit was seen.
