@@ -153,7 +153,7 @@ func memberOps(of map[member]struct{}, del bool) []op {
 }
 
 // note records an operation on one of these sets that the kernel committed.
-func (m *members) note(o op) {
+func (m *members) note(o *op) {
 	if o.raw != nil || o.set.kind() < kindEndpoints {
 		return
 	}
