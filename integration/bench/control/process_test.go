@@ -152,10 +152,10 @@ func serveAPI(t *testing.T, in *netns.Namespace) *apisim.Server {
 type bench struct {
 	site
 	revisions map[int]int // of the EndpointSlices
-	lab   *netns.Lab
-	api   *apisim.Server
-	agent *process
-	took  time.Duration // from the agent's start to its report of all Gateways
+	lab       *netns.Lab
+	api       *apisim.Server
+	agent     *process
+	took      time.Duration // from the agent's start to its report of all Gateways
 }
 
 // startAgent starts an agent and waits until it reports all Gateways of the site.
