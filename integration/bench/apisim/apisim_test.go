@@ -222,7 +222,7 @@ func TestWrites(t *testing.T) {
 	if g.Spec.GatewayClassName != "x" || g.Generation != 2 || len(g.Finalizers) != 1 || len(g.Status.Conditions) != 1 {
 		t.Errorf("patched: %+v", g)
 	}
-	meta, err := clients.Metadata.Resource(gatewayv1.SchemeGroupVersion.WithResource("gateways")).Namespace("default").Get(t.Context(), "g", metav1.GetOptions{})
+	meta, err := clients.Metadata.Resource(gateway.WithResource("gateways")).Namespace("default").Get(t.Context(), "g", metav1.GetOptions{})
 	must0(t, err)
 	if meta.UID != g.UID || meta.ResourceVersion != g.ResourceVersion {
 		t.Errorf("metadata %+v", meta)

@@ -39,7 +39,7 @@ func startMonitor(t *testing.T, in *netns.Namespace) *monitor {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		m.run(t, conn)
+		m.run(conn, func(err error) { t.Errorf("listen to nf_tables: %v", err) })
 	}()
 	t.Cleanup(func() {
 		if err := conn.SetReadDeadline(time.Unix(1, 0)); err != nil {
@@ -53,7 +53,7 @@ func startMonitor(t *testing.T, in *netns.Namespace) *monitor {
 	return m
 }
 
-func (m *monitor) run(t *testing.T, conn *netlink.Conn) {
+func (m *monitor) run(conn *netlink.Conn, failed func(error)) {
 	const generation = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
 	for {
 		messages, err := conn.Receive()
@@ -62,7 +62,7 @@ func (m *monitor) run(t *testing.T, conn *netlink.Conn) {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return
 		case err != nil:
-			t.Errorf("listen to nf_tables: %v", err)
+			failed(err)
 			return
 		}
 		for _, message := range messages {

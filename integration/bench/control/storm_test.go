@@ -18,6 +18,7 @@ const (
 	changesPerSecond = 1000
 	stormTick        = 5 * time.Millisecond
 	markEvery        = 10 // ticks
+	serveEvery       = 20 // ticks
 )
 
 // TestChangesPerSecond changes one endpoint a millisecond, each of another Service, while a
@@ -90,8 +91,8 @@ func (b *bench) storm(t *testing.T, m *monitor, duration time.Duration) (sent in
 				m.mark(addr)
 			}
 		}
-		if tick%(int(100*time.Millisecond/stormTick)) == 0 {
-			changes = append(changes, b.served(pods[0], pods[1+tick/20%2]))
+		if tick%serveEvery == 0 {
+			changes = append(changes, b.served(pods[0], pods[1+tick/serveEvery%2]))
 		}
 		if err := b.api.Put(changes...); err != nil {
 			t.Fatal(err)
