@@ -70,6 +70,7 @@ type agent struct {
 	undecided bool         // one of them changed since the graph was built
 	graph     *topology.Graph
 	forwarder *topology.Forwarder
+	proof     proof
 	warnings  []string // those already logged
 	unserved  []string // likewise
 	inTheWay  []string // likewise
@@ -291,7 +292,7 @@ func (a *agent) publish(ctx context.Context, results rules.Results, err error) {
 	v := view{
 		snapshot:  a.snapshot,
 		graph:     a.graph,
-		report:    report(a.node, a.graph, results, err),
+		report:    a.proof.of(a.node, a.graph, results, err),
 		addresses: a.current,
 		findings:  a.found(ctx),
 	}

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2/ktesting"
 	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
 
 	"github.com/portway-dev/portway/cluster"
 	"github.com/portway-dev/portway/rules"
@@ -282,21 +283,17 @@ func TestPassFollowsAddressesWhenFull(t *testing.T) {
 // own is known, and are not cut off.
 func TestPassFollowsTheZone(t *testing.T) {
 	b := newBench(t)
-	service := types.NamespacedName{Namespace: "default", Name: "my-foo-service"}
-	var hinted []*discoveryv1.EndpointSlice
-	for _, slice := range b.store.Next().Slices[service] {
-		slice = slice.DeepCopy()
-		for i := range slice.Endpoints {
-			zone := discoveryv1.ForZone{Name: fmt.Sprint("zone-", i)}
-			slice.Endpoints[i].Hints = &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{zone}}
-		}
-		hinted = append(hinted, slice)
+	hinted := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Port: ptr.To[int32](6000)}}}
+	hinted.Namespace, hinted.Name = "default", "my-foo-service-1"
+	hinted.Labels = map[string]string{discoveryv1.LabelServiceName: "my-foo-service"}
+	for i := range 2 {
+		hinted.Endpoints = append(hinted.Endpoints, discoveryv1.Endpoint{
+			Addresses: []string{fmt.Sprintf("10.244.1.%d", 10+i)},
+			Hints:     &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: fmt.Sprint("zone-", i)}}},
+		})
 	}
-	b = newBench(t)
-	for _, slice := range hinted {
-		if err := b.store.Put(slice); err != nil {
-			t.Fatal(err)
-		}
+	if err := b.store.Put(hinted); err != nil {
+		t.Fatal(err)
 	}
 	b.must(t, true)
 	all := endpoints(b.kernel.last().Frontend(fooKey))
@@ -331,6 +328,40 @@ func TestPassWithoutAddresses(t *testing.T) {
 	b.must(t, true) // goes on with those it knows
 	if b.kernel.last().Len() != 2 {
 		t.Error("known addresses were dropped")
+	}
+}
+
+// TestProofHolds: a report is made anew as soon as anything of it may be another.
+func TestProofHolds(t *testing.T) {
+	web := types.NamespacedName{Namespace: "a", Name: "web"}
+	graph := &topology.Graph{Gateways: map[types.NamespacedName]*topology.Gateway{web: {Digest: "1:new"}}}
+	committed := map[string]string{"a/web": "1:old"}
+	var p proof
+	say := func(graph *topology.Graph, results rules.Results, err error) string {
+		r := p.of("n", graph, results, err)
+		withhold(&r, map[types.NamespacedName]string{{Name: "other"}: "elsewhere"}) // must not be remembered
+		return r.Committed[web] + " " + r.Errors[web]
+	}
+	for i, step := range []struct {
+		graph   *topology.Graph
+		results rules.Results
+		err     error
+		want    string
+	}{
+		{graph, rules.Results{Committed: committed}, nil, "1:old "},
+		{graph, rules.Results{Committed: committed}, nil, "1:old "},
+		{graph, rules.Results{Committed: committed}, errors.New("no"), "1:old no"},
+		{graph, rules.Results{Committed: committed, Errors: map[string]error{"a/web": errors.New("full")}}, nil, "1:old full"},
+		{graph, rules.Results{Committed: committed}, nil, "1:old "},
+		{graph, rules.Results{Committed: map[string]string{"a/web": "1:new"}}, nil, "1:new "},
+		{&topology.Graph{}, rules.Results{Committed: committed}, nil, " "},
+	} {
+		if got := say(step.graph, step.results, step.err); got != step.want {
+			t.Errorf("step %d: %q, want %q", i, got, step.want)
+		}
+	}
+	if len(p.report.Errors) != 0 {
+		t.Errorf("what is withheld is remembered: %v", p.report.Errors)
 	}
 }
 

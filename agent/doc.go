@@ -21,7 +21,8 @@
 //     (TestAgentMendsItsRules in integration/netns); looks that find nothing take a tenth
 //     of a core at most (TestLookoutRests).
 //   - A change of EndpointSlices alone decides nothing anew
-//     (TestPassSliceChangeDoesNotBuild).
+//     (TestPassSliceChangeDoesNotBuild). What was proven is told from the pass before for
+//     as long as it holds (TestProofHolds).
 //   - A failure to program leaves the old rules, is told in the status and tried
 //     again (TestPassReportsProgramErrors).
 //   - An API server that is away stops nothing, and an agent that starts meanwhile

@@ -36,9 +36,34 @@ func report(node string, graph *topology.Graph, results rules.Results, failure e
 	return r
 }
 
+// proof is the last report of a pass without an error, for as long as it holds: most passes
+// change endpoints only, and there may be thousands of Gateways.
+type proof struct {
+	graph     *topology.Graph
+	committed map[string]string
+	report    topology.NodeReport
+}
+
+// of returns the report of a pass. It must not be changed.
+func (p *proof) of(node string, graph *topology.Graph, results rules.Results, failure error) topology.NodeReport {
+	faultless := failure == nil && len(results.Errors) == 0
+	if faultless && p.graph == graph && rules.SameMap(p.committed, results.Committed) {
+		return p.report
+	}
+	r := report(node, graph, results, failure)
+	if *p = (proof{}); faultless {
+		*p = proof{graph, results.Committed, r}
+	}
+	return r
+}
+
 // withhold adds what this node does not serve: a Gateway that is not served everywhere is
 // not proven, whatever is in the kernel.
 func withhold(r *topology.NodeReport, withheld map[types.NamespacedName]string) {
+	if len(withheld) == 0 {
+		return
+	}
+	r.Committed, r.Errors = maps.Clone(r.Committed), maps.Clone(r.Errors)
 	for key, why := range withheld {
 		delete(r.Committed, key)
 		if r.Errors[key] == "" {
@@ -73,5 +98,5 @@ func failedWhole(state *rules.State, results rules.Results, failure error) bool 
 
 // sameReport reports whether two reports say the same.
 func sameReport(a, b topology.NodeReport) bool {
-	return a.Node == b.Node && maps.Equal(a.Committed, b.Committed) && maps.Equal(a.Errors, b.Errors) && slices.Equal(a.Findings, b.Findings)
+	return a.Node == b.Node && (rules.SameMap(a.Committed, b.Committed) || maps.Equal(a.Committed, b.Committed)) && maps.Equal(a.Errors, b.Errors) && slices.Equal(a.Findings, b.Findings)
 }

@@ -41,6 +41,9 @@
 //     (TestLiveGoesOnWithoutOurCRDs).
 //   - Files may hold of our own kinds what the API server takes
 //     (TestOwnKindsAsTheAPI).
+//   - A list is one change, and what is as it was is not held twice
+//     (TestFeedTakesAListAsOneChange). Of EndpointSlices only what the decision goes by
+//     is held at all (TestTrimEndpointSlice).
 //   - No kind is asked for that a program does not need (TestLiveReadsNothingElse).
 //   - Our clients send and understand what client-go's clientsets do
 //     (TestClientsAreAsClientsets, TestDiscovery).

@@ -6,46 +6,79 @@ import (
 	"strings"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/portway-dev/portway/topology"
 )
+
+// endpointSlice is an EndpointSlice as small as what is made of it. Immutable.
+type endpointSlice struct {
+	metav1.ObjectMeta // namespace and name, and the resourceVersion that a feed goes by
+	service           string
+	content           *topology.EndpointSlice
+}
+
+func newEndpointSlice(s *discoveryv1.EndpointSlice) *endpointSlice {
+	return &endpointSlice{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name, ResourceVersion: s.ResourceVersion},
+		service:    s.Labels[discoveryv1.LabelServiceName],
+		content:    topology.NewEndpointSlice(s),
+	}
+}
+
+// GetObjectKind makes it an Object; nobody asks for its kind.
+func (*endpointSlice) GetObjectKind() schema.ObjectKind { return schema.EmptyObjectKind }
+
+// DeepCopyObject returns a copy that has the content in common.
+func (s *endpointSlice) DeepCopyObject() runtime.Object {
+	c := *s
+	return &c
+}
 
 // sliceIndex holds EndpointSlices by the Service they belong to.
 type sliceIndex struct {
-	byService map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice
+	byService map[types.NamespacedName][]*endpointSlice     // sorted by name
 	owner     map[types.NamespacedName]types.NamespacedName // slice → Service
 	dirty     map[types.NamespacedName]bool                 // Services
 }
 
 func newSliceIndex() sliceIndex {
 	return sliceIndex{
-		byService: map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice{},
+		byService: map[types.NamespacedName][]*endpointSlice{},
 		owner:     map[types.NamespacedName]types.NamespacedName{},
 		dirty:     map[types.NamespacedName]bool{},
 	}
 }
 
-func (x *sliceIndex) set(slice *discoveryv1.EndpointSlice) (changed bool, err error) {
+// find returns where among those of a Service a slice is or would be.
+func (x *sliceIndex) find(service types.NamespacedName, name string) (int, bool) {
+	return slices.BinarySearchFunc(x.byService[service], name, func(s *endpointSlice, name string) int { return strings.Compare(s.Name, name) })
+}
+
+func (x *sliceIndex) set(slice *endpointSlice) (changed bool, err error) {
 	key := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Name}
-	name := slice.Labels[discoveryv1.LabelServiceName]
-	if name == "" {
+	if slice.service == "" {
 		// A slice that lost its label serves nobody any more.
 		changed = x.remove(key)
 		return changed, fmt.Errorf("EndpointSlice %s belongs to no Service: add the label %s with the Service's name",
 			key, discoveryv1.LabelServiceName)
 	}
-	service := types.NamespacedName{Namespace: slice.Namespace, Name: name}
+	service := types.NamespacedName{Namespace: slice.Namespace, Name: slice.service}
 	if owner, ok := x.owner[key]; ok && owner != service {
 		x.remove(key)
 	}
 	of := x.byService[service]
-	if old := of[slice.Name]; old != nil && sameObject[discoveryv1.EndpointSlice](old, slice) {
+	switch i, known := x.find(service, slice.Name); {
+	case !known:
+		x.byService[service] = slices.Insert(of, i, slice)
+	case of[i].content.Equal(slice.content):
 		return false, nil
+	default:
+		of[i] = slice
 	}
-	if of == nil {
-		of = map[string]*discoveryv1.EndpointSlice{}
-		x.byService[service] = of
-	}
-	of[slice.Name] = slice
 	x.owner[key] = service
 	x.dirty[service] = true
 	return true, nil
@@ -57,7 +90,9 @@ func (x *sliceIndex) remove(key types.NamespacedName) bool {
 		return false
 	}
 	delete(x.owner, key)
-	delete(x.byService[service], key.Name)
+	if i, known := x.find(service, key.Name); known {
+		x.byService[service] = slices.Delete(x.byService[service], i, i+1)
+	}
 	if len(x.byService[service]) == 0 {
 		delete(x.byService, service)
 	}
@@ -65,16 +100,15 @@ func (x *sliceIndex) remove(key types.NamespacedName) bool {
 	return true
 }
 
-func (x *sliceIndex) next() map[types.NamespacedName][]*discoveryv1.EndpointSlice {
-	lists := make(map[types.NamespacedName][]*discoveryv1.EndpointSlice, len(x.dirty))
+func (x *sliceIndex) next() map[types.NamespacedName][]*topology.EndpointSlice {
+	lists := make(map[types.NamespacedName][]*topology.EndpointSlice, len(x.dirty))
 	for service := range x.dirty {
-		list := make([]*discoveryv1.EndpointSlice, 0, len(x.byService[service]))
+		list := make([]*topology.EndpointSlice, 0, len(x.byService[service]))
 		for _, slice := range x.byService[service] {
-			list = append(list, slice)
+			list = append(list, slice.content)
 		}
-		slices.SortFunc(list, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
 		lists[service] = list
 	}
-	clear(x.dirty)
+	x.dirty = map[types.NamespacedName]bool{} // a cleared one stays as large as it once was
 	return lists
 }

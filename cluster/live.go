@@ -198,7 +198,7 @@ func (l *Live) settle(ctx context.Context) {
 	l.mu.Lock()
 	for _, kind := range ready {
 		kind.active, kind.candidate = kind.candidate, nil
-		l.served[kind.name] = kind.active.version
+		l.served[kind.name] = kind.active.version.name
 	}
 	l.mu.Unlock()
 	if !l.started {
@@ -245,11 +245,7 @@ func (l *Live) read(ctx context.Context, kind *liveKind, version string) (change
 		return true // back to the active one
 	}
 	i := slices.IndexFunc(kind.versions, func(v liveVersion) bool { return v.name == version })
-	f, err := startFeed(ctx, kind, &kind.versions[i], l.store, l.config.Clock, l.Rediscover)
-	if err != nil {
-		klog.FromContext(ctx).Error(err, "Cannot watch", "kind", kind.name, "version", version)
-		return false
-	}
+	f := startFeed(ctx, kind, &kind.versions[i], l.store, l.config.Clock, l.Rediscover)
 	kind.candidate = f
 	l.running.Go(func() {
 		select {

@@ -14,24 +14,28 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 )
 
-// feed is one informer: it keeps the Store equal to the objects of one version of
-// one kind, once it is published.
+// feed is one reflector and what it fills: it keeps the Store equal to the objects of one
+// version of one kind, once it is published. There is no informer between the two: its own
+// index and its queues would hold every object's name twice more, and pass each event
+// through three goroutines.
 type feed struct {
 	kind    string
 	builtin bool
-	version string
+	version *liveVersion
 	store   *Store
 	clock   clock.Clock
 	// missing is called when the API server no longer knows the kind.
 	missing func()
+	logger  klog.Logger
 
-	synced  <-chan struct{} // the handler has seen the whole first list
+	synced  chan struct{} // closed when the whole first list was seen
 	stop    context.CancelFunc
 	stopped chan struct{}
 
@@ -41,94 +45,143 @@ type feed struct {
 	failing   bool                            // the last attempt to read failed
 }
 
-// startFeed starts an informer; nothing enters the Store before publish.
-func startFeed(ctx context.Context, kind *liveKind, version *liveVersion, store *Store, c clock.Clock, missing func()) (*feed, error) {
+var _ cache.TransformingStore = (*feed)(nil)
+
+// Pauses between lists, or watches, that end with an error although the API server answered:
+// those of client-go's informers.
+var relist = wait.Backoff{Duration: 800 * time.Millisecond, Cap: 30 * time.Second, Steps: 38, Factor: 2, Jitter: 1}
+
+const relistReset = 2 * time.Minute
+
+// startFeed starts a reflector; nothing enters the Store before publish.
+func startFeed(ctx context.Context, kind *liveKind, version *liveVersion, store *Store, c clock.Clock, missing func()) *feed {
 	f := &feed{
-		kind: kind.name, builtin: kind.builtin, version: version.name, store: store, clock: c, missing: missing,
-		stopped: make(chan struct{}),
+		kind: kind.name, builtin: kind.builtin, version: version, store: store, clock: c, missing: missing, logger: klog.FromContext(ctx),
+		synced: make(chan struct{}), stopped: make(chan struct{}),
 		objects: map[types.NamespacedName]Object{},
 	}
 	source := cache.ToListWatcherWithWatchListSemantics(f.observe(version.source), version.client)
-	informer := cache.NewSharedIndexInformerWithOptions(source, version.example, cache.SharedIndexInformerOptions{ObjectDescription: kind.name})
-	logger := klog.FromContext(ctx)
-	registration, err := informer.AddEventHandlerWithOptions(&handler{f, logger}, cache.HandlerOptions{Logger: &logger})
-	err = errors.Join(err,
-		informer.SetTransform(version.trim),
-		// observe has told already.
-		informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
-			klog.FromContext(ctx).V(4).Info("Watch ended", "kind", kind.name, "version", version.name, "err", err)
-		}))
-	if err != nil {
-		return nil, err
-	}
-	f.synced = registration.HasSyncedChecker().Done()
+	reflector := cache.NewReflectorWithOptions(source, version.example, f, cache.ReflectorOptions{Logger: &f.logger, Name: kind.name, Clock: c})
 	ctx, f.stop = context.WithCancel(ctx)
 	go func() {
 		defer close(f.stopped)
-		informer.RunWithContext(ctx)
+		_ = relist.DelayWithReset(c, relistReset).Until(ctx, true, true, func(ctx context.Context) (bool, error) {
+			if err := reflector.ListAndWatchWithContext(ctx); err != nil { // observe has told already
+				f.logger.V(4).Info("Watch ended", "kind", f.kind, "version", version.name, "err", err)
+			}
+			return false, nil
+		}) // ends with ctx only
 	}()
-	return f, nil
+	return f
 }
 
-// handler is the one handler of all kinds.
-type handler struct {
-	*feed
-	logger klog.Logger
-}
+// Transformer trims what is listed by watching while it comes in.
+func (f *feed) Transformer() cache.TransformFunc { return f.version.trim }
 
-var _ cache.ResourceEventHandler = (*handler)(nil)
+// Resync has nothing to do: nobody works on what is held.
+func (f *feed) Resync() error { return nil }
 
-func (h *handler) OnAdd(object any, _ bool) { h.put(object) }
-func (h *handler) OnUpdate(_, object any)   { h.put(object) }
+// Add takes over an object.
+func (f *feed) Add(object any) error { return f.Update(object) }
 
-func (h *handler) put(object any) {
-	o, ok := object.(Object)
+// Update takes over an object.
+func (f *feed) Update(given any) error {
+	o, ok := f.trim(given)
 	if !ok {
-		h.logger.Error(nil, "Object of an unexpected type left out", "kind", h.kind, "object", object)
-		return
+		return nil
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.objects == nil {
-		return // still queued when the informer was stopped
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.objects == nil {
+		return nil // stopped, and not ended yet
 	}
-	h.objects[nameOf(o)] = o
-	if h.published {
-		h.check(h.store.Put(o))
+	f.objects[nameOf(o)] = o
+	if f.published {
+		f.check(f.store.Put(o))
 	}
-	if crd, ok := o.(*metav1.PartialObjectMetadata); ok && (isGatewayCRD(crd) || isOwnCRD(crd)) {
-		h.missing() // or rather: perhaps no longer missing
-	}
+	f.foundCRD(o)
+	return nil
 }
 
-func (h *handler) OnDelete(object any) {
-	var name types.NamespacedName
-	switch o := object.(type) {
-	case Object:
-		name = nameOf(o)
-	case cache.DeletedFinalStateUnknown: // the watch missed the deletion
-		key, err := cache.ParseObjectName(o.Key)
-		if err != nil {
-			h.check(err)
-			return
+// Delete drops an object.
+func (f *feed) Delete(object any) error {
+	o, ok := f.trim(object)
+	if !ok {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.objects[nameOf(o)] == nil {
+		return nil
+	}
+	delete(f.objects, nameOf(o))
+	if f.published {
+		f.check(f.store.Delete(o))
+	}
+	return nil
+}
+
+// Replace takes over a whole list, as one change. Of an object that is as it was, the one
+// that everybody has already is kept.
+func (f *feed) Replace(list []any, _ string) error {
+	objects := make(map[types.NamespacedName]Object, len(list))
+	var put, remove []Object
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.objects == nil {
+		return nil
+	}
+	for _, given := range list {
+		o, ok := f.trim(given)
+		if !ok {
+			continue
 		}
-		name = types.NamespacedName(key)
+		name := nameOf(o)
+		if old := f.objects[name]; old != nil && old.GetResourceVersion() == o.GetResourceVersion() && o.GetResourceVersion() != "" {
+			o = old
+		} else {
+			put = append(put, o)
+		}
+		objects[name] = o
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	known := h.objects[name]
-	if known == nil {
-		return
+	for name, old := range f.objects {
+		if objects[name] == nil {
+			remove = append(remove, old)
+		}
 	}
-	delete(h.objects, name)
-	if h.published {
-		h.check(h.store.Delete(known))
+	f.objects = objects
+	if f.published && len(put)+len(remove) > 0 {
+		f.check(f.store.Apply(put, remove))
+	}
+	for _, o := range put {
+		f.foundCRD(o)
+	}
+	if !f.hasSynced() {
+		close(f.synced)
+	}
+	return nil
+}
+
+// trim makes an object small.
+func (f *feed) trim(given any) (Object, bool) {
+	trimmed, err := f.version.trim(given)
+	o, ok := trimmed.(Object)
+	if err != nil || !ok {
+		f.logger.Error(err, "Object of an unexpected type left out", "kind", f.kind, "object", given)
+	}
+	return o, err == nil && ok
+}
+
+// foundCRD asks for another look when there is news of a kind of ours.
+func (f *feed) foundCRD(o Object) {
+	if crd, ok := o.(*metav1.PartialObjectMetadata); ok && (isGatewayCRD(crd) || isOwnCRD(crd)) {
+		f.missing() // or rather: perhaps no longer missing
 	}
 }
 
-func (h *handler) check(err error) {
+func (f *feed) check(err error) {
 	if err != nil {
-		h.logger.Error(err, "Object left out", "kind", h.kind)
+		f.logger.Error(err, "Object left out", "kind", f.kind)
 	}
 }
 
@@ -157,7 +210,7 @@ func publish(store *Store, kinds []*liveKind) error {
 		}
 		f := kind.candidate
 		f.mu.Lock()
-		defer f.mu.Unlock() // the handler must not overtake this
+		defer f.mu.Unlock() // what comes in must not overtake this
 		f.published = true
 		for name, object := range f.objects {
 			put = append(put, object)
@@ -168,8 +221,8 @@ func publish(store *Store, kinds []*liveKind) error {
 	return store.Apply(put, remove)
 }
 
-// retire stops the feed and hands over the objects it has in the Store. Events that
-// the informer still delivers change nothing any more.
+// retire stops the feed and hands over the objects it has in the Store. What still comes in
+// changes nothing any more.
 func (f *feed) retire() map[types.NamespacedName]Object {
 	f.stop()
 	f.mu.Lock()
@@ -180,8 +233,8 @@ func (f *feed) retire() map[types.NamespacedName]Object {
 }
 
 // observe tells once when reading fails, and once when it works again. It also
-// waits out an API server that cannot be reached: the informer's own backoff
-// grows to a minute, a long time for traffic to follow stale objects.
+// waits out an API server that cannot be reached: the pauses of relist
+// grow to a minute, a long time for traffic to follow stale objects.
 func (f *feed) observe(source cache.ListWatch) *cache.ListWatch {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (list runtime.Object, err error) {
@@ -255,10 +308,10 @@ func (f *feed) note(ctx context.Context, err error) {
 	logger := klog.FromContext(ctx)
 	switch {
 	case err != nil && !was:
-		logger.Error(err, "Cannot read objects, keeping those known and trying again", "kind", f.kind, "version", f.version)
+		logger.Error(err, "Cannot read objects, keeping those known and trying again", "kind", f.kind, "version", f.version.name)
 	case err != nil:
-		logger.V(4).Info("Still cannot read objects", "kind", f.kind, "version", f.version, "err", err)
+		logger.V(4).Info("Still cannot read objects", "kind", f.kind, "version", f.version.name, "err", err)
 	case was:
-		logger.Info("Reading objects again", "kind", f.kind, "version", f.version)
+		logger.Info("Reading objects again", "kind", f.kind, "version", f.version.name)
 	}
 }

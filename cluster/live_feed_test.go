@@ -8,43 +8,70 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 )
 
-// newTestFeed is a feed without an informer, and the handler to tell it events.
-func newTestFeed(store *Store, published bool) *handler {
-	f := &feed{
-		kind: "Gateway", store: store, published: published,
-		objects: map[types.NamespacedName]Object{},
-		stop:    func() {},
+// newTestFeed is a feed without a reflector.
+func newTestFeed(store *Store, published bool) *feed {
+	return &feed{
+		kind: "Gateway", store: store, published: published, logger: klog.Background(),
+		version: &liveVersion{name: "v1", trim: func(object any) (any, error) { return object, nil }},
+		synced:  make(chan struct{}), objects: map[types.NamespacedName]Object{},
+		stop: func() {},
 	}
-	return &handler{f, klog.Background()}
 }
 
-func TestFeedUnwrapsTombstones(t *testing.T) {
+// noErrors wants that nothing went wrong.
+func noErrors(t *testing.T, errs ...error) {
+	t.Helper()
+	for _, err := range errs {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestFeedTakesAListAsOneChange: after a watch that could not go on, what is missing in the
+// list is gone, and an object that is as it was stays the one that everybody has.
+func TestFeedTakesAListAsOneChange(t *testing.T) {
+	versioned := func(name, class, version string) Object {
+		g := gateway(name, class)
+		g.ResourceVersion = version
+		return g
+	}
 	store := NewStore()
-	h := newTestFeed(store, true)
-	h.OnAdd(gateway("web", "c"), true)
-	h.OnAdd(gateway("api", "c"), true)
-	h.OnDelete(cache.DeletedFinalStateUnknown{Key: "default/web", Obj: gateway("web", "older")})
-	h.OnDelete(cache.DeletedFinalStateUnknown{Key: "default/api"}) // the last state is not known at all
-	h.OnDelete(cache.DeletedFinalStateUnknown{Key: "default/never"})
-	if got := store.Next().Snapshot.Gateways; len(got) != 0 {
-		t.Errorf("left: %v", got)
+	f := newTestFeed(store, true)
+	same := versioned("same", "c", "1")
+	noErrors(t, f.Replace([]any{same, versioned("gone", "c", "2"), versioned("edited", "c", "3")}, "3"))
+	if !f.hasSynced() {
+		t.Error("not synced after a list")
+	}
+	store.Next()
+	noErrors(t, f.Replace([]any{versioned("same", "c", "1"), versioned("edited", "d", "4"), versioned("new", "c", "5")}, "5"))
+	got := store.Next().Snapshot.Gateways
+	classes := map[string]string{}
+	for name, g := range got {
+		classes[name.Name] = string(g.Spec.GatewayClassName)
+	}
+	if diff := cmp.Diff(map[string]string{"same": "c", "edited": "d", "new": "c"}, classes); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if f.objects[key("same")] != same || Object(got[key("same")]) != same {
+		t.Error("an object that is as it was is held twice")
+	}
+	noErrors(t, f.Replace([]any{versioned("same", "c", "1"), versioned("edited", "d", "4"), versioned("new", "c", "5")}, "6"))
+	if signalled(store) {
+		t.Error("the same list again is a change")
 	}
 }
 
-// TestFeedIgnoresEventsOnceRetired: an informer delivers what it had queued after it
-// was stopped.
+// TestFeedIgnoresEventsOnceRetired: a reflector may be about to deliver when it is stopped.
 func TestFeedIgnoresEventsOnceRetired(t *testing.T) {
 	store := NewStore()
-	h := newTestFeed(store, true)
-	h.OnAdd(gateway("web", "c"), true)
-	objects := h.retire()
-	h.OnAdd(gateway("late", "c"), false)
-	h.OnUpdate(nil, gateway("web", "late"))
-	h.OnDelete(gateway("web", "c"))
+	f := newTestFeed(store, true)
+	noErrors(t, f.Add(gateway("web", "c")))
+	objects := f.retire()
+	noErrors(t, f.Add(gateway("late", "c")), f.Update(gateway("web", "late")), f.Delete(gateway("web", "c")), f.Replace([]any{gateway("list", "c")}, "1"))
 	if got := slices.Collect(maps.Keys(objects)); !cmp.Equal(got, []types.NamespacedName{key("web")}) {
 		t.Errorf("handed over %v", got)
 	}
@@ -58,7 +85,7 @@ func TestFeedIgnoresEventsOnceRetired(t *testing.T) {
 func TestPublishDuringEvents(t *testing.T) {
 	store := NewStore()
 	old, fresh := newTestFeed(store, true), newTestFeed(store, false)
-	fresh.OnAdd(gateway("fresh", "c"), true)
+	noErrors(t, fresh.Add(gateway("fresh", "c")))
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -68,13 +95,13 @@ func TestPublishDuringEvents(t *testing.T) {
 			return old.published
 		}
 		for i := 0; writes(); i++ {
-			old.OnAdd(gateway("before-"+strconv.Itoa(i), "c"), false)
+			noErrors(t, old.Add(gateway("before-"+strconv.Itoa(i), "c")))
 		}
 		for i := range 100 {
-			old.OnAdd(gateway("late-"+strconv.Itoa(i), "c"), false)
+			noErrors(t, old.Add(gateway("late-"+strconv.Itoa(i), "c")))
 		}
 	}()
-	if err := publish(store, []*liveKind{{name: "Gateway", active: old.feed, candidate: fresh.feed}}); err != nil {
+	if err := publish(store, []*liveKind{{name: "Gateway", active: old, candidate: fresh}}); err != nil {
 		t.Error(err)
 	}
 	<-ended

@@ -41,9 +41,9 @@ type liveKind struct {
 func (k *liveKind) reading() string {
 	switch {
 	case k.candidate != nil:
-		return k.candidate.version
+		return k.candidate.version.name
 	case k.active != nil:
-		return k.active.version
+		return k.active.version.name
 	default:
 		return ""
 	}
@@ -83,7 +83,7 @@ func versionOf[P Object, L runtime.Object](name string, client Reader[L], select
 				return client.Watch(ctx, options)
 			},
 		},
-		// An informer may trim what it trimmed before; after a conversion that is of
+		// A reflector may hand over what it had trimmed while it listed; after a conversion that is of
 		// another type.
 		trim: func(object any) (any, error) {
 			if o, ok := object.(P); ok {

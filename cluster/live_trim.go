@@ -75,6 +75,15 @@ func reduce(o metav1.Object, labels map[string]string) {
 	o.SetGenerateName("")
 }
 
+// exact frees what a decoder allocates beyond the length of a list, for one element room for
+// four.
+func exact[T any](list []T) []T {
+	if cap(list) == len(list) {
+		return list
+	}
+	return append(make([]T, 0, len(list)), list...)
+}
+
 func (t trimmer) gatewayClass(c *gatewayv1.GatewayClass) Object {
 	t.meta(c)
 	if !t.statuses {
@@ -86,6 +95,7 @@ func (t trimmer) gatewayClass(c *gatewayv1.GatewayClass) Object {
 // gateway keeps of the status, for an agent, the addresses and the record of where they
 // are from: they are what agents are told.
 func (t trimmer) gateway(g *gatewayv1.Gateway) Object {
+	g.Spec.Listeners = exact(g.Spec.Listeners)
 	t.metaWithFields(g)
 	if !t.statuses {
 		g.Status = gatewayv1.GatewayStatus{Addresses: g.Status.Addresses, Conditions: addressMode(g.Status.Conditions)}
@@ -112,6 +122,10 @@ func (t trimmer) listenerSet(s *gatewayv1.ListenerSet) Object {
 }
 
 func (t trimmer) tcpRoute(r *gatewayv1.TCPRoute) Object {
+	r.Spec.ParentRefs, r.Spec.Rules = exact(r.Spec.ParentRefs), exact(r.Spec.Rules)
+	for i := range r.Spec.Rules {
+		r.Spec.Rules[i].BackendRefs = exact(r.Spec.Rules[i].BackendRefs)
+	}
 	t.meta(r)
 	if !t.statuses {
 		r.Status = gatewayv1.TCPRouteStatus{}
@@ -120,6 +134,10 @@ func (t trimmer) tcpRoute(r *gatewayv1.TCPRoute) Object {
 }
 
 func (t trimmer) udpRoute(r *gatewayv1.UDPRoute) Object {
+	r.Spec.ParentRefs, r.Spec.Rules = exact(r.Spec.ParentRefs), exact(r.Spec.Rules)
+	for i := range r.Spec.Rules {
+		r.Spec.Rules[i].BackendRefs = exact(r.Spec.Rules[i].BackendRefs)
+	}
 	t.meta(r)
 	if !t.statuses {
 		r.Status = gatewayv1.UDPRouteStatus{}
@@ -205,28 +223,9 @@ func (t trimmer) loadBalancer(s *corev1.Service) Object {
 	return s
 }
 
-// endpointSlice drops, among others, the annotation with the time of the last
-// change of a pod: it moves when nothing else does.
-func (trimmer) endpointSlice(s *discoveryv1.EndpointSlice) Object {
-	clean(s)
-	var labels map[string]string
-	if service := s.Labels[discoveryv1.LabelServiceName]; service != "" {
-		labels = map[string]string{discoveryv1.LabelServiceName: service}
-	}
-	reduce(s, labels)
-	for i := range s.Endpoints {
-		e := &s.Endpoints[i]
-		kept := discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName, Hints: e.Hints}
-		if len(e.Addresses) > 0 {
-			kept.Addresses = e.Addresses[:1:1]
-		}
-		if e.TargetRef != nil {
-			kept.TargetRef = &corev1.ObjectReference{Kind: e.TargetRef.Kind, Name: e.TargetRef.Name}
-		}
-		*e = kept
-	}
-	return s
-}
+// endpointSlice keeps what the decision goes by. Above all not the annotation with the time
+// of the last change of a pod: it moves when nothing else does.
+func (trimmer) endpointSlice(s *discoveryv1.EndpointSlice) Object { return newEndpointSlice(s) }
 
 // node keeps labels, addresses, which boot it is and whether the node is ready. A kubelet writes
 // the time of its heartbeat every few minutes: nothing for us.

@@ -117,21 +117,6 @@ func TestTrimSizes(t *testing.T) {
 			agent: 520, controller: 620, notEvenInTheSecond: "10.96.0.1",
 			keepsInTheFirst: `"type":"LoadBalancer","ipFamilies":["IPv4"],"loadBalancerClass":"example.com/a"},"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.1"}]}}`,
 		},
-		"EndpointSlice": {
-			object: &discoveryv1.EndpointSlice{ObjectMeta: big("e"), Endpoints: []discoveryv1.Endpoint{{
-				Addresses: []string{"10.0.0.1", "10.0.0.2"}, NodeName: ptr.To("n1"), Zone: ptr.To("zone-a"),
-				TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: "p", Namespace: "default", UID: "uid-of-the-pod"},
-			}}},
-			agent: 450, controller: 450, keepsInTheFirst: `"nodeName":"n1"`, notEvenInTheSecond: "zone-a",
-		},
-		"EndpointSlice with hints": {
-			object: &discoveryv1.EndpointSlice{ObjectMeta: big("e"), Endpoints: []discoveryv1.Endpoint{{
-				Addresses: []string{"10.0.0.1"}, Hostname: ptr.To("web-0"), Zone: ptr.To("zone-a"),
-				Hints: &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: "zone-b"}}, ForNodes: []discoveryv1.ForNode{{Name: "n2"}}},
-			}}},
-			agent: 450, controller: 450, notEvenInTheSecond: "zone-a",
-			keepsInTheFirst: `"hints":{"forZones":[{"name":"zone-b"}],"forNodes":[{"name":"n2"}]}`,
-		},
 		"Node": {
 			object: &corev1.Node{ObjectMeta: big("n1"), Status: corev1.NodeStatus{
 				Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}},
@@ -168,6 +153,35 @@ func TestTrimSizes(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTrimEndpointSlice: what is left of metadata is what informers need; a change of the
+// rest is no news.
+func TestTrimEndpointSlice(t *testing.T) {
+	given := slice("a", "s", "10.0.0.1")
+	given.ObjectMeta = big("a")
+	trimmed, ok := trimAny(t, trimmer{}, given.DeepCopy()).(*endpointSlice)
+	if !ok {
+		t.Fatal("of another type")
+	}
+	want := &endpointSlice{metav1.ObjectMeta{Namespace: "default", Name: "a", ResourceVersion: "123456"}, "s", topology.NewEndpointSlice(given)}
+	if diff := cmp.Diff(want, trimmed, cmp.AllowUnexported(endpointSlice{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	s := NewStore()
+	put(t, s, trimmed)
+	s.Next()
+	given.Annotations = map[string]string{corev1.EndpointsLastChangeTriggerTime: "2026-01-02T03:04:05Z"}
+	given.Endpoints[0].Zone = ptr.To("zone-a")
+	put(t, s, given)
+	if signalled(s) {
+		t.Error("the time of a pod's last change is a change")
+	}
+	given.Endpoints[0].NodeName = ptr.To("n1")
+	put(t, s, given)
+	if !signalled(s) {
+		t.Error("another node is none")
 	}
 }
 

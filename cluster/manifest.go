@@ -9,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
@@ -20,7 +19,7 @@ import (
 // Objects is everything that a set of manifests holds.
 type Objects struct {
 	Snapshot *topology.Snapshot
-	Slices   map[types.NamespacedName][]*discoveryv1.EndpointSlice
+	Slices   map[types.NamespacedName][]*topology.EndpointSlice
 	// PassedOver lists "file: kinds" that were there but mean nothing to us.
 	PassedOver []string
 }

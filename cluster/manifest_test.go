@@ -12,12 +12,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
 	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/topology"
 )
 
 // scanner reads manifests step by step, without a watch.
@@ -426,8 +429,10 @@ func TestManifestsDefaults(t *testing.T) {
 	if port.Protocol != corev1.ProtocolTCP || port.TargetPort.IntVal != 7 {
 		t.Errorf("Service port %+v", port)
 	}
-	if slice := objects.Slices[key("s")][0]; *slice.Ports[0].Protocol != corev1.ProtocolTCP || *slice.Ports[0].Name != "" {
-		t.Errorf("slice port %+v", slice.Ports[0])
+	wantSlice := slice("s-1", "s", "10.0.0.1")
+	wantSlice.Ports = []discoveryv1.EndpointPort{{Name: ptr.To(""), Port: ptr.To[int32](6000), Protocol: ptr.To(corev1.ProtocolTCP)}}
+	if !objects.Slices[key("s")][0].Equal(topology.NewEndpointSlice(wantSlice)) {
+		t.Errorf("slice %+v", objects.Slices[key("s")][0])
 	}
 	wantLabels := map[string]map[string]string{
 		"default": {"kubernetes.io/metadata.name": "default"},

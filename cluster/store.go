@@ -28,7 +28,7 @@ type Update struct {
 	StatusOnly bool
 	// Slices holds, per Service whose EndpointSlices changed, its complete list
 	// sorted by name; an empty list means that none is left.
-	Slices map[types.NamespacedName][]*discoveryv1.EndpointSlice
+	Slices map[types.NamespacedName][]*topology.EndpointSlice
 	// Fleet is nil unless Nodes, NodeReports or Leases of agents changed.
 	Fleet *Fleet
 	// Partial: some objects could not be read since the process started, so that
@@ -192,6 +192,8 @@ func (s *Store) put(object Object) (changed bool, err error) {
 	case *v1alpha1.GatewayParameters:
 		changed, decides = s.parameters.set(key, o)
 	case *discoveryv1.EndpointSlice:
+		return s.slices.set(newEndpointSlice(o))
+	case *endpointSlice:
 		return s.slices.set(o)
 	case *metav1.PartialObjectMetadata:
 		if isGatewayCRD(o) {
@@ -229,7 +231,7 @@ func (s *Store) remove(object Object) (changed bool, err error) {
 		changed = s.pools.remove(key.Name)
 	case *v1alpha1.GatewayParameters:
 		changed = s.parameters.remove(key)
-	case *discoveryv1.EndpointSlice:
+	case *discoveryv1.EndpointSlice, *endpointSlice:
 		return s.slices.remove(key), nil
 	case *metav1.PartialObjectMetadata:
 		changed = isGatewayCRD(o) && s.crds.remove(key.Name)

@@ -10,6 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/portway-dev/portway/topology"
 )
 
 func slice(name, service string, addresses ...string) *discoveryv1.EndpointSlice {
@@ -151,7 +153,7 @@ func TestStoreSliceChangeYieldsNoSnapshot(t *testing.T) {
 	if u.Snapshot != nil {
 		t.Error("slices alone changed, yet there is a snapshot")
 	}
-	want := map[types.NamespacedName][]*discoveryv1.EndpointSlice{key("s"): {changed, b}}
+	want := map[types.NamespacedName][]*topology.EndpointSlice{key("s"): {topology.NewEndpointSlice(changed), topology.NewEndpointSlice(b)}}
 	if diff := cmp.Diff(want, u.Slices); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -164,7 +166,7 @@ func TestStoreSliceMovesAndGoes(t *testing.T) {
 
 	moved := slice("a", "t", "10.0.0.1")
 	put(t, s, moved)
-	want := map[types.NamespacedName][]*discoveryv1.EndpointSlice{key("s"): {}, key("t"): {moved}}
+	want := map[types.NamespacedName][]*topology.EndpointSlice{key("s"): {}, key("t"): {topology.NewEndpointSlice(moved)}}
 	if diff := cmp.Diff(want, s.Next().Slices); diff != "" {
 		t.Errorf("moved (-want +got):\n%s", diff)
 	}
@@ -174,7 +176,7 @@ func TestStoreSliceMovesAndGoes(t *testing.T) {
 	if err == nil || err.Error() != wantErr {
 		t.Errorf("error %v, want %s", err, wantErr)
 	}
-	want = map[types.NamespacedName][]*discoveryv1.EndpointSlice{key("t"): {}}
+	want = map[types.NamespacedName][]*topology.EndpointSlice{key("t"): {}}
 	if diff := cmp.Diff(want, s.Next().Slices); diff != "" {
 		t.Errorf("unlabelled (-want +got):\n%s", diff)
 	}

@@ -12,8 +12,8 @@ func shardOf(key FrontendKey) int {
 	return int(maphash.Comparable(shardSeed, key) % shardCount)
 }
 
-// sameMap reports whether two maps are one object, which for immutable maps means
+// SameMap reports whether two maps are one object, which for immutable maps means
 // equal without a look inside.
-func sameMap[K comparable, V any](a, b map[K]V) bool {
+func SameMap[K comparable, V any](a, b map[K]V) bool {
 	return reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
 }

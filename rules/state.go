@@ -206,7 +206,7 @@ func (s *State) Digests() iter.Seq2[string, string] { return maps.All(s.digests)
 // SameDigests reports whether two States have their digests from one and the same
 // Apply, which is found out without comparing them. False proves nothing.
 func SameDigests(a, b *State) bool {
-	return a != nil && b != nil && sameMap(a.digests, b.digests)
+	return a != nil && b != nil && SameMap(a.digests, b.digests)
 }
 
 // Digest returns a Gateway's digest, empty when the State does not know it.
@@ -255,7 +255,7 @@ func Changes(from, to *State) []Change {
 	var changes []Change
 	for i := range to.shards {
 		a, b := from.shards[i], to.shards[i]
-		if sameMap(a, b) {
+		if SameMap(a, b) {
 			continue
 		}
 		for key, old := range a {

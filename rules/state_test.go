@@ -29,7 +29,7 @@ func TestStateApplySharesUntouchedShards(t *testing.T) {
 
 	shared := 0
 	for i := range old.shards {
-		if sameMap(old.shards[i], now.shards[i]) {
+		if SameMap(old.shards[i], now.shards[i]) {
 			shared++
 		}
 	}

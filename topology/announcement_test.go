@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -131,7 +130,7 @@ func TestForwarderServes(t *testing.T) {
 				f := NewForwarder(Node{Name: node, Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}})
 				f.SetGraph(g)
 				for i, endpoints := range tt.endpoints {
-					f.SetEndpointSlices(named(fmt.Sprintf("s%d", i)), []*discoveryv1.EndpointSlice{described("a", endpoints...)})
+					f.SetEndpointSlices(named(fmt.Sprintf("s%d", i)), compact(described("a", endpoints...)))
 				}
 				f.State()
 				if f.Serves(pool[0], a) {
@@ -155,7 +154,7 @@ func TestForwarderServesFollows(t *testing.T) {
 	a.add(slices.Collect(maps.Values(g.Gateways))[0])
 	f := forwarderOf(g)
 	for i, node := range []string{"n1", "n2", "n1"} {
-		f.SetEndpointSlices(named("s0"), []*discoveryv1.EndpointSlice{described("a", "ready node="+node)})
+		f.SetEndpointSlices(named("s0"), compact(described("a", "ready node="+node)))
 		f.State()
 		if got := f.Serves(pool[0], a); got != (node == "n1") {
 			t.Errorf("step %d, endpoint on %s: serves %t", i, node, got)

@@ -36,6 +36,8 @@
 //   - No port of a node is that of two listeners, be it a node port (checkNodes), and the
 //     API server takes what a Service is to be like (checkServices, both in TestGolden
 //     and FuzzBuild).
+//   - An EndpointSlice of the topology differs where a Forwarder would tell, and nowhere
+//     else (TestEndpointSliceEqual).
 //   - No status outgrows the API's limits, whatever a YAML file holds
 //     (TestMoreThanTheAPIAllows, TestLongErrorsAreCut).
 //

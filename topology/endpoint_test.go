@@ -31,6 +31,14 @@ func slice(name string, port int32, addresses ...string) *discoveryv1.EndpointSl
 	return s
 }
 
+func compact(given ...*discoveryv1.EndpointSlice) []*EndpointSlice {
+	made := make([]*EndpointSlice, 0, len(given))
+	for _, s := range given {
+		made = append(made, NewEndpointSlice(s))
+	}
+	return made
+}
+
 func with(s *discoveryv1.EndpointSlice, change func(*discoveryv1.EndpointSlice)) *discoveryv1.EndpointSlice {
 	change(s)
 	return s
@@ -166,7 +174,7 @@ func TestEndpoints(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newServiceEndpoints(tt.slices)
+			s := newServiceEndpoints(compact(tt.slices...))
 			var got []string
 			for _, port := range s.endpoints(node, usedPort{portKey: portKey{"p", rules.TCP}}) {
 				for _, e := range port.endpoints {
@@ -204,6 +212,6 @@ func BenchmarkEndpoints(b *testing.B) {
 	}
 	given := []*discoveryv1.EndpointSlice{slice("a", 80, addresses...)}
 	for b.Loop() {
-		newServiceEndpoints(given).endpoints(Node{}, usedPort{portKey: portKey{"p", rules.TCP}})
+		newServiceEndpoints(compact(given...)).endpoints(Node{}, usedPort{portKey: portKey{"p", rules.TCP}})
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/utils/ptr"
 
 	"github.com/portway-dev/portway/rules"
 )
@@ -32,29 +31,22 @@ const (
 
 func (t traits) has(all traits) bool { return t&all == all }
 
-// newCandidate reads an endpoint. What is not said of its conditions means ready,
-// serving and not terminating (discovery/v1 EndpointConditions). It is local also by
-// an address of the node: such replies pass it, too.
-func newCandidate(node Node, e *discoveryv1.Endpoint, addr netip.AddrPort) candidate {
-	c := candidate{Endpoint: rules.Endpoint{Addr: addr}}
-	if e.TargetRef != nil && e.TargetRef.Kind == "Pod" {
-		c.Name = e.TargetRef.Name
+func (t *traits) set(one traits, holds bool) {
+	if holds {
+		*t |= one
 	}
-	set := func(t traits, holds bool) {
-		if holds {
-			c.traits |= t
-		}
-	}
-	isReady, isServing := ptr.Deref(e.Conditions.Ready, true), ptr.Deref(e.Conditions.Serving, true)
-	set(ready, isReady)
-	set(serving, isReady || isServing)
-	set(leaving, isServing && ptr.Deref(e.Conditions.Terminating, false))
-	set(onNode, node.Name != "" && ptr.Deref(e.NodeName, "") == node.Name)
-	if e.Hints != nil {
-		set(nodeHint, len(e.Hints.ForNodes) > 0)
-		set(forNode, node.Name != "" && slices.Contains(e.Hints.ForNodes, discoveryv1.ForNode{Name: node.Name}))
-		set(zoneHint, len(e.Hints.ForZones) > 0)
-		set(forOurZone, node.Zone != "" && slices.Contains(e.Hints.ForZones, discoveryv1.ForZone{Name: node.Zone}))
+}
+
+// newCandidate says what an endpoint is to a node. It is local also by an address of the
+// node: such replies pass it, too.
+func newCandidate(node Node, e *sliceEndpoint, addr netip.AddrPort) candidate {
+	c := candidate{rules.Endpoint{Addr: addr, Name: e.pod}, e.traits}
+	c.traits.set(onNode, node.Name != "" && e.node.Value() == node.Name)
+	if e.hints != nil {
+		c.traits.set(nodeHint, len(e.hints.ForNodes) > 0)
+		c.traits.set(forNode, node.Name != "" && slices.Contains(e.hints.ForNodes, discoveryv1.ForNode{Name: node.Name}))
+		c.traits.set(zoneHint, len(e.hints.ForZones) > 0)
+		c.traits.set(forOurZone, node.Zone != "" && slices.Contains(e.hints.ForZones, discoveryv1.ForZone{Name: node.Zone}))
 	}
 	c.Local = c.traits.has(onNode) || slices.Contains(node.Addresses, addr.Addr())
 	return c
@@ -97,6 +89,15 @@ func choose(candidates []candidate, localOnly bool) portEndpoints {
 		wanted = leaving | near
 	}
 	var chosen portEndpoints
+	count := 0
+	for i := range candidates {
+		if candidates[i].traits.has(wanted) {
+			count++
+		}
+	}
+	if count > 0 { // they are kept, and there are many
+		chosen.endpoints = make([]rules.Endpoint, 0, count)
+	}
 	for _, c := range candidates {
 		switch {
 		case c.traits.has(wanted):

@@ -100,7 +100,7 @@ func TestEndpointsForNewFlows(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newServiceEndpoints([]*discoveryv1.EndpointSlice{described("a", tt.endpoints...)})
+			s := newServiceEndpoints(compact(described("a", tt.endpoints...)))
 			node, port := Node{Name: "n1", Zone: "z1"}, portKey{"p", rules.TCP}
 			got := [2]string{lastBytes(s.endpoints(node, usedPort{port, false})[ipv4]), lastBytes(s.endpoints(node, usedPort{port, true})[ipv4])}
 			if diff := cmp.Diff([2]string{tt.cluster, tt.local}, got); diff != "" {
@@ -113,7 +113,7 @@ func TestEndpointsForNewFlows(t *testing.T) {
 // TestEndpointsOfAnUnknownNode: a node without a name has no endpoints of its own
 // and one without a zone gets no hints, whatever slices say.
 func TestEndpointsOfAnUnknownNode(t *testing.T) {
-	s := newServiceEndpoints([]*discoveryv1.EndpointSlice{described("a", "ready node= nodes= zones=", "ready node=n2 nodes=n2 zones=z2")})
+	s := newServiceEndpoints(compact(described("a", "ready node= nodes= zones=", "ready node=n2 nodes=n2 zones=z2")))
 	port := portKey{"p", rules.TCP}
 	if got := lastBytes(s.endpoints(Node{}, usedPort{port, false})[ipv4]); got != "1 2 |" {
 		t.Errorf("Cluster: %s", got)
@@ -128,7 +128,7 @@ func TestEndpointsAreHintedPerFamily(t *testing.T) {
 	v6 := with(slice("b", 80, "fd00::1", "fd00::2"), func(s *discoveryv1.EndpointSlice) {
 		s.Endpoints[0].Hints = &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: "z1"}}}
 	})
-	s := newServiceEndpoints([]*discoveryv1.EndpointSlice{described("a", "ready zones=z1", "ready zones=z2"), v6})
+	s := newServiceEndpoints(compact(described("a", "ready zones=z1", "ready zones=z2"), v6))
 	got := s.endpoints(Node{Zone: "z1"}, usedPort{portKey: portKey{"p", rules.TCP}})
 	if len(got[ipv4].endpoints) != 1 || len(got[ipv6].endpoints) != 2 {
 		t.Errorf("endpoints %v", got)
@@ -141,7 +141,7 @@ func TestEndpointInTwoSlices(t *testing.T) {
 	slices := []*discoveryv1.EndpointSlice{
 		described("a", "not-ready terminating", "ready zones=z2"), described("b", "ready zones=z1 node=n1"), described("c", "gone", "gone"),
 	}
-	got := newServiceEndpoints(slices).endpoints(Node{Name: "n1", Zone: "z1"}, usedPort{portKey: portKey{"p", rules.TCP}})[ipv4]
+	got := newServiceEndpoints(compact(slices...)).endpoints(Node{Name: "n1", Zone: "z1"}, usedPort{portKey: portKey{"p", rules.TCP}})[ipv4]
 	if lastBytes(got) != "1 | 2" || !got.endpoints[0].Local {
 		t.Errorf("%s, %v", lastBytes(got), got.endpoints)
 	}
@@ -173,7 +173,7 @@ func FuzzEndpoints(f *testing.F) {
 			node.Zone = "z1"
 		}
 		given := described("a", descriptions...)
-		got := newServiceEndpoints([]*discoveryv1.EndpointSlice{given}).endpoints(node, usedPort{portKey{"p", rules.TCP}, localOnly})[ipv4]
+		got := newServiceEndpoints(compact(given)).endpoints(node, usedPort{portKey{"p", rules.TCP}, localOnly})[ipv4]
 		if want := spelledOut(given.Endpoints, node, localOnly); lastBytes(got) != want {
 			t.Errorf("%q (local only %t, zone %q): %s, want %s", descriptions, localOnly, node.Zone, lastBytes(got), want)
 		}

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/portway-dev/portway/rules"
@@ -61,7 +60,7 @@ func (f *Forwarder) SetNode(node Node) {
 
 // SetEndpointSlices replaces all EndpointSlices of one Service; none removes its
 // endpoints. The slices must not be changed afterwards.
-func (f *Forwarder) SetEndpointSlices(service types.NamespacedName, slices []*discoveryv1.EndpointSlice) {
+func (f *Forwarder) SetEndpointSlices(service types.NamespacedName, slices []*EndpointSlice) {
 	f.changed[service] = true
 	if len(slices) == 0 {
 		delete(f.services, service)
@@ -98,7 +97,7 @@ func (f *Forwarder) State() *rules.State {
 		f.state = f.state.WithExclusive(f.exclusive())
 	}
 	f.rebuild = false
-	clear(f.changed)
+	f.changed = map[types.NamespacedName]bool{} // a cleared one stays as large as it once was
 	return f.state
 }
 

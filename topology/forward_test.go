@@ -73,19 +73,19 @@ var plain = cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})
 func TestForwarderEndpointChangeRenewsOnlyItsFrontends(t *testing.T) {
 	f := forwarderOf(graphOf(10))
 	for i := range 10 {
-		f.SetEndpointSlices(named(fmt.Sprintf("s%d", i)), []*discoveryv1.EndpointSlice{slice("a", 80, fmt.Sprintf("10.0.0.%d", i+1))})
+		f.SetEndpointSlices(named(fmt.Sprintf("s%d", i)), compact(slice("a", 80, fmt.Sprintf("10.0.0.%d", i+1))))
 	}
 	before := f.State()
 	if f.State() != before {
 		t.Error("State without a change must be the same one")
 	}
-	f.SetEndpointSlices(named("s3"), []*discoveryv1.EndpointSlice{slice("a", 80, "10.0.9.9")})
+	f.SetEndpointSlices(named("s3"), compact(slice("a", 80, "10.0.9.9")))
 	changes := rules.Changes(before, f.State())
 	if len(changes) != 1 || changes[0].Key != frontendKey(nodeV4, 8003) {
 		t.Fatalf("changes %v, want only %s: the v6 Frontend has no endpoint before and after", changes, frontendKey(nodeV4, 8003))
 	}
-	f.SetEndpointSlices(named("unused"), []*discoveryv1.EndpointSlice{slice("a", 80, "10.0.9.9")})
-	f.SetEndpointSlices(named("s3"), []*discoveryv1.EndpointSlice{slice("b", 80, "10.0.9.9")})
+	f.SetEndpointSlices(named("unused"), compact(slice("a", 80, "10.0.9.9")))
+	f.SetEndpointSlices(named("s3"), compact(slice("b", 80, "10.0.9.9")))
 	after := f.State()
 	f.SetGraph(graphOf(10))
 	if got := rules.Changes(after, f.State()); len(got) != 0 {
@@ -110,7 +110,7 @@ func TestForwarderLeavingIsAChange(t *testing.T) {
 		{[]string{"ready"}, "[]", "[]", true},
 	} {
 		before := f.State()
-		f.SetEndpointSlices(named("s0"), []*discoveryv1.EndpointSlice{described("a", tt.endpoints...)})
+		f.SetEndpointSlices(named("s0"), compact(described("a", tt.endpoints...)))
 		changes := rules.Changes(before, f.State())
 		if (len(changes) == 1) != tt.changed || len(changes) > 1 {
 			t.Errorf("step %d: changes %v", step, changes)
@@ -170,7 +170,7 @@ func TestForwarderFollowsPolicies(t *testing.T) {
 	}
 	f := forwarderOf(policies(false, false))
 	for i := range 2 {
-		f.SetEndpointSlices(named(fmt.Sprintf("s%d", i)), []*discoveryv1.EndpointSlice{described("a", "ready node=n1", "ready node=n2")})
+		f.SetEndpointSlices(named(fmt.Sprintf("s%d", i)), compact(described("a", "ready node=n1", "ready node=n2")))
 	}
 	v4, v6 := frontendKey(nodeV4, 8000), frontendKey(nodeV6, 8000)
 	for step, tt := range []struct {
@@ -199,9 +199,9 @@ func TestForwarderFollowsPolicies(t *testing.T) {
 // Service has hints, and no others.
 func TestForwarderFollowsTheZone(t *testing.T) {
 	f := forwarderOf(graphOf(3))
-	f.SetEndpointSlices(named("s0"), []*discoveryv1.EndpointSlice{described("a", "ready zones=z1", "ready zones=z2")})
-	f.SetEndpointSlices(named("s1"), []*discoveryv1.EndpointSlice{described("a", "ready", "ready")})
-	f.SetEndpointSlices(named("s2"), []*discoveryv1.EndpointSlice{described("a", "ready zones=z1,z2", "ready zones=z2,z1")})
+	f.SetEndpointSlices(named("s0"), compact(described("a", "ready zones=z1", "ready zones=z2")))
+	f.SetEndpointSlices(named("s1"), compact(described("a", "ready", "ready")))
+	f.SetEndpointSlices(named("s2"), compact(described("a", "ready zones=z1,z2", "ready zones=z2,z1")))
 	v4 := frontendKey(nodeV4, 8000)
 	for _, tt := range []struct {
 		zone, want string
@@ -239,7 +239,7 @@ func changedKeys(from, to *rules.State) []rules.FrontendKey {
 
 func TestForwarderRefusesInTheFamilyWithoutEndpoints(t *testing.T) {
 	f := forwarderOf(graphOf(1))
-	f.SetEndpointSlices(named("s0"), []*discoveryv1.EndpointSlice{slice("a", 80, "10.0.0.1")})
+	f.SetEndpointSlices(named("s0"), compact(slice("a", 80, "10.0.0.1")))
 	state := f.State()
 	if got := state.Frontend(frontendKey(nodeV4, 8000)).Backends[0].Endpoints; len(got) != 1 {
 		t.Errorf("IPv4 endpoints %v, want one", got)
@@ -281,7 +281,7 @@ func TestForwarderFrontends(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f := forwarderOf(graphOf(1, tt.change))
 			f.SetNode(Node{Name: "n1", Addresses: []netip.Addr{nodeV4}})
-			f.SetEndpointSlices(named("s0"), []*discoveryv1.EndpointSlice{slice("a", 80, "10.0.0.1")})
+			f.SetEndpointSlices(named("s0"), compact(slice("a", 80, "10.0.0.1")))
 			got := map[rules.FrontendKey]string{}
 			for key, frontend := range f.State().All() {
 				var parts []string
@@ -320,7 +320,7 @@ func TestForwarderEndsWhereAFreshOneEnds(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	f := forwarderOf(graphOf(3))
 	graph, node := f.graph, f.node
-	services := map[types.NamespacedName][]*discoveryv1.EndpointSlice{}
+	services := map[types.NamespacedName][]*EndpointSlice{}
 	for step := range 300 {
 		switch r.IntN(8) {
 		case 0:
@@ -347,8 +347,8 @@ func TestForwarderEndsWhereAFreshOneEnds(t *testing.T) {
 				states := []string{"ready", "ready zones=z1", "ready zones=z2 node=n1", "not-ready terminating node=n0", "gone"}
 				given = append(given, described("described", states[r.IntN(5)], states[r.IntN(5)], states[r.IntN(5)]))
 			}
-			services[name] = given
-			f.SetEndpointSlices(name, given)
+			services[name] = compact(given...)
+			f.SetEndpointSlices(name, services[name])
 		}
 		if r.IntN(3) == 0 {
 			continue // several changes before one State
@@ -381,12 +381,12 @@ func BenchmarkForward(b *testing.B) {
 	for _, n := range []int{10, 1000, 10000} {
 		graph := graphOf(n)
 		f := forwarderOf(graph)
-		endpoints := func(last int) []*discoveryv1.EndpointSlice {
+		endpoints := func(last int) []*EndpointSlice {
 			var addresses []string
 			for i := range 9 {
 				addresses = append(addresses, fmt.Sprintf("10.0.0.%d", i+1))
 			}
-			return []*discoveryv1.EndpointSlice{slice("a", 80, append(addresses, fmt.Sprintf("10.0.1.%d", last+1))...)}
+			return compact(slice("a", 80, append(addresses, fmt.Sprintf("10.0.1.%d", last+1))...))
 		}
 		for i := range n {
 			f.SetEndpointSlices(named(fmt.Sprintf("s%d", i)), endpoints(i%2))
@@ -399,7 +399,7 @@ func BenchmarkForward(b *testing.B) {
 			}
 		})
 		b.Run(fmt.Sprintf("endpoint/%d", n), func(b *testing.B) {
-			given := [][]*discoveryv1.EndpointSlice{endpoints(0), endpoints(1)}
+			given := [][]*EndpointSlice{endpoints(0), endpoints(1)}
 			for i := 0; b.Loop(); i++ {
 				f.SetEndpointSlices(named("s5"), given[i%2])
 				f.State()

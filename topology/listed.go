@@ -9,10 +9,8 @@ func (f *Forwarder) ListedAddresses() map[netip.Addr]bool {
 	listed := map[netip.Addr]bool{}
 	for _, s := range f.services {
 		for _, slice := range s.slices {
-			for i := range slice.Endpoints {
-				if addr, reason := endpointAddress(slice, &slice.Endpoints[i]); reason == "" {
-					listed[addr] = true
-				}
+			for i := range slice.endpoints {
+				listed[slice.endpoints[i].addr] = true
 			}
 		}
 	}

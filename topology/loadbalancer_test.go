@@ -10,7 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/utils/ptr"
@@ -40,7 +39,7 @@ func balancedBy(families ...corev1.IPFamily) func(*Gateway) {
 // node's addresses of the Service's families.
 func TestForwarderNodePorts(t *testing.T) {
 	f := forwarderOf(graphOf(2, balancedBy(corev1.IPv4Protocol)))
-	f.SetEndpointSlices(named("s0"), []*discoveryv1.EndpointSlice{slice("a", 80, "10.0.0.1")})
+	f.SetEndpointSlices(named("s0"), compact(slice("a", 80, "10.0.0.1")))
 	state := f.State()
 	public, node := state.Frontend(frontendKey(balancerAddr, 8000)), state.Frontend(frontendKey(nodeV4, 30000))
 	if public == nil || public != node || len(public.Backends[0].Endpoints) != 1 {
@@ -56,7 +55,7 @@ func TestForwarderNodePorts(t *testing.T) {
 		keys   []rules.FrontendKey
 	}{
 		{"endpoints", func() {
-			f.SetEndpointSlices(named("s0"), []*discoveryv1.EndpointSlice{slice("a", 80, "10.0.0.2")})
+			f.SetEndpointSlices(named("s0"), compact(slice("a", 80, "10.0.0.2")))
 		}, []rules.FrontendKey{frontendKey(nodeV4, 30000), frontendKey(balancerAddr, 8000)}},
 		{"nothing", func() { f.SetGraph(graphOf(2, balancedBy(corev1.IPv4Protocol))) }, nil},
 		{"families", func() { f.SetGraph(graphOf(2, balancedBy(corev1.IPv6Protocol, corev1.IPv4Protocol))) }, []rules.FrontendKey{

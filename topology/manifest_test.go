@@ -185,7 +185,7 @@ func (c testConfig) forwarding(g *Graph) map[string]map[string]goldenFrontend {
 		f := NewForwarder(Node{Name: node.Node, Zone: node.Zone, Addresses: node.Addresses})
 		f.SetGraph(g)
 		for service, given := range c.slices {
-			f.SetEndpointSlices(service, given)
+			f.SetEndpointSlices(service, compact(given...))
 		}
 		frontends := map[string]goldenFrontend{}
 		for key, frontend := range f.State().All() {

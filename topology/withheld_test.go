@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -141,7 +140,7 @@ gw: listener "web" of Gateway default/gw: TCP port 80 of 192.0.2.99 belongs to l
 	g.Gateways[other.Key] = other
 	f := forwarderOf(g)
 	f.State()
-	f.SetEndpointSlices(named("elsewhere"), []*discoveryv1.EndpointSlice{slice("a", 80, "10.0.0.1")})
+	f.SetEndpointSlices(named("elsewhere"), compact(slice("a", 80, "10.0.0.1")))
 	if owner := f.State().Frontend(frontendKey(balancerAddr, 8000)).Owner.Gateway; owner != "ns/gw" {
 		t.Errorf("after a change of endpoints it is of %s", owner)
 	}

@@ -77,20 +77,47 @@ type profile struct {
 	everything bool // all of the above, whether or not there is any
 }
 
-func profileOf(t Traffic) profile {
-	var p profile
-	for key, f := range t.State.All() {
-		p.v4, p.v6 = p.v4 || key.Addr.Is4(), p.v6 || key.Addr.Is6()
-		p.tcp, p.udp = p.tcp || key.Protocol == rules.TCP, p.udp || key.Protocol == rules.UDP
-		for i := range f.Backends {
-			for _, e := range f.Backends[i].Endpoints {
-				if e.Local && slices.Contains(t.Addresses, e.Addr.Addr()) {
-					p.host4, p.host6 = p.host4 || e.Addr.Addr().Is4(), p.host6 || e.Addr.Addr().Is6()
-				}
-			}
+// census counts what a profile depends on. What changes between two States is all that it
+// looks at, as long as the node's addresses are the same.
+type census struct {
+	traffic                        Traffic
+	v4, v6, tcp, udp, host4, host6 int
+}
+
+// profile of the traffic.
+func (c *census) profile(t Traffic) profile {
+	if c.traffic.State == nil || !slices.Equal(c.traffic.Addresses, t.Addresses) {
+		*c = census{traffic: Traffic{Addresses: t.Addresses}}
+	}
+	for _, change := range rules.Changes(c.traffic.State, t.State) {
+		c.add(change.Key, change.Old, -1)
+		c.add(change.Key, change.New, 1)
+	}
+	c.traffic.State = t.State
+	return profile{v4: c.v4 > 0, v6: c.v6 > 0, tcp: c.tcp > 0, udp: c.udp > 0, host4: c.host4 > 0, host6: c.host6 > 0}
+}
+
+// add counts a Frontend n times; nil is none.
+func (c *census) add(key rules.FrontendKey, f *rules.Frontend, n int) {
+	if f == nil {
+		return
+	}
+	count := func(what *int, is bool) {
+		if is {
+			*what += n
 		}
 	}
-	return p
+	count(&c.v4, key.Addr.Is4())
+	count(&c.v6, key.Addr.Is6())
+	count(&c.tcp, key.Protocol == rules.TCP)
+	count(&c.udp, key.Protocol == rules.UDP)
+	for i := range f.Backends {
+		for _, e := range f.Backends[i].Endpoints {
+			onHost := e.Local && slices.Contains(c.traffic.Addresses, e.Addr.Addr())
+			count(&c.host4, onHost && e.Addr.Addr().Is4())
+			count(&c.host6, onHost && e.Addr.Addr().Is6())
+		}
+	}
 }
 
 // packets are those of our flows that a hook sees.

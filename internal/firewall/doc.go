@@ -51,6 +51,8 @@
 //   - Who drops is named, the command named helps, and then the finding is gone
 //     (TestForeignDropIsNamedAndCured, TestInputIsNamedAndCured,
 //     TestTableThatIPTablesRefuses, TestWithoutTools).
+//   - What is counted of our flows while they change is what a fresh count finds
+//     (TestCensusEndsWhereAFreshOneEnds).
 //   - What harms no flow is no finding (TestHarmlessRulesAreNoFinding,
 //     TestIPTablesRules).
 //   - Who destroys or forges our bit is named (TestMarkDestroyersAreNamed).

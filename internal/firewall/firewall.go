@@ -49,6 +49,7 @@ type Firewall struct {
 	traffic  Traffic
 	views    []*view
 	basis    basis
+	census   census
 	to       *destinations
 	findings []Finding
 }
@@ -138,7 +139,7 @@ func (f *Firewall) round(ctx context.Context, t Traffic) (changed bool, err erro
 	if !fresh && t.State == f.traffic.State && slices.Equal(t.Addresses, f.traffic.Addresses) {
 		return false, nil
 	}
-	b := basis{profileOf(t), f.basis.tables, now.legacy4, now.legacy6}
+	b := basis{f.census.profile(t), f.basis.tables, now.legacy4, now.legacy6}
 	if fresh {
 		if b.tables, err = f.readTables(ctx, now); err != nil {
 			f.done = false

@@ -51,7 +51,7 @@ func TestIPTablesRules(t *testing.T) {
 			continue
 		}
 		traffic := one(frontend("192.0.2.1", 6, 8080), "10.0.0.1:80")
-		p := profileOf(traffic)
+		p := new(census).profile(traffic)
 		got := ""
 		if s := table.stops(table.chain("FORWARD"), p.packets(forward, testMark, &destinations{state: traffic.State})); s != nil {
 			if got = "may drop"; s.certain {

@@ -235,7 +235,7 @@ func (r *reader) read(id setID, e rawElement) bool {
 
 func (r *reader) member(id setID, key *rules.FrontendKey) {
 	r.torn = r.torn || r.members.refs[memberOf(id, *key)].held
-	r.members.note(op{set: id, key: key})
+	r.members.note(&op{set: id, key: key})
 }
 
 func (r *reader) program(key rules.FrontendKey) *program {

@@ -52,7 +52,10 @@ func (p *pass) commitGroup(plans []*plan) error {
 	for _, pl := range plans {
 		ops = append(ops, pl.switches...)
 	}
-	err := p.send(ops)
+	sent, err := p.send(ops)
+	if err != nil {
+		p.note(ops[:sent])
+	}
 	switch {
 	case err == nil:
 		for _, pl := range plans {
@@ -64,6 +67,7 @@ func (p *pass) commitGroup(plans []*plan) error {
 				p.sweeps = append(p.sweeps, pl)
 			}
 		}
+		p.note(ops) // only now: what has users is never among the unneeded
 		return nil
 	case !rejected(err):
 		p.failPlans(plans, err)
@@ -139,7 +143,9 @@ func (p *pass) tidy() error {
 	}
 	err := p.connect()
 	if err == nil {
-		err = p.send(ops)
+		var sent int
+		sent, err = p.send(ops)
+		p.note(ops[:sent])
 	}
 	if err == nil && !p.state.Partial() {
 		err = p.flushSteps(p.ctx, p.layout.leftovers(p.kernel.chains, p.kernel.sets))
@@ -153,6 +159,7 @@ func (p *pass) tidy() error {
 	for _, pl := range p.sweeps {
 		p.settle(pl, pl.now)
 	}
+	p.kernel.members.shrink()
 	if p.state.Partial() {
 		return nil
 	}
@@ -179,23 +186,30 @@ func (o op) replacedBy(next op) bool {
 }
 
 // send commits operations, in one batch if they fit. Where not, they are split in
-// order, but never between the deletion and the addition of one key.
-func (p *pass) send(ops []op) error {
-	for len(ops) > 0 {
-		n := p.prefix(ops)
-		if err := p.encoder.encode(p.conn.Conn, ops[:n]); err != nil {
-			return p.broken(err)
+// order, but never between the deletion and the addition of one key. It returns how many
+// are committed; those are still to be noted.
+func (p *pass) send(ops []op) (int, error) {
+	sent := 0
+	for sent < len(ops) {
+		rest := ops[sent:]
+		n := p.prefix(rest)
+		if err := p.encoder.encode(p.conn.Conn, rest[:n]); err != nil {
+			return sent, p.broken(err)
 		}
-		if err := p.flush(p.ctx, ops[:n]); err != nil {
-			return err
+		if err := p.flush(p.ctx, rest[:n]); err != nil {
+			return sent, err
 		}
 		p.operations += n
-		for i := range ops[:n] {
-			p.kernel.members.note(ops[i])
-		}
-		ops = ops[n:]
+		sent += n
 	}
-	return nil
+	return sent, nil
+}
+
+// note records operations that the kernel committed.
+func (p *pass) note(ops []op) {
+	for i := range ops {
+		p.kernel.members.note(&ops[i])
+	}
 }
 
 // prefix returns how many of the operations fit into one batch.

@@ -159,7 +159,9 @@ func (p *pass) commitExclusives(ops []op) error {
 	}
 	err := p.connect()
 	if err == nil {
-		err = p.send(ops)
+		var sent int
+		sent, err = p.send(ops)
+		p.note(ops[:sent])
 	}
 	if err != nil {
 		return fmt.Errorf("program exclusive addresses: %w", err)

@@ -134,6 +134,13 @@ func (m *members) missing(plans []*plan) []op {
 	return ops
 }
 
+// shrink gives back the memory of a load, during which all were unneeded for a while.
+func (m *members) shrink() {
+	if len(m.unneeded) == 0 {
+		m.unneeded = make(map[member]struct{})
+	}
+}
+
 // unused returns the deletion of all elements that nobody uses any more.
 func (m *members) unused() []op { return memberOps(m.unneeded, true) }
 
@@ -146,7 +153,7 @@ func memberOps(of map[member]struct{}, del bool) []op {
 }
 
 // note records an operation on one of these sets that the kernel committed.
-func (m *members) note(o op) {
+func (m *members) note(o *op) {
 	if o.raw != nil || o.set.kind() < kindEndpoints {
 		return
 	}

@@ -42,7 +42,7 @@ func TestMembersAreCounted(t *testing.T) {
 	if ops := m.missing([]*plan{{now: a}, {now: b}}); len(ops) != 1 {
 		t.Fatalf("missing %v, want it once", ops)
 	}
-	m.note(op{set: endpoints4, key: id.key()})
+	m.note(&op{set: endpoints4, key: id.key()})
 	m.replace(nil, a)
 	m.replace(nil, b)
 	m.replace(a, nil)
@@ -55,7 +55,7 @@ func TestMembersAreCounted(t *testing.T) {
 	if len(ops) != 1 || !ops[0].del {
 		t.Fatalf("unused %v, want it", ops)
 	}
-	m.note(ops[0])
+	m.note(&ops[0])
 	if len(m.refs)+len(m.unneeded) > 0 {
 		t.Errorf("left: %v, %v", m.refs, m.unneeded)
 	}

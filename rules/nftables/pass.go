@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/portway-dev/portway/rules"
 )
@@ -65,16 +66,74 @@ func (p *pass) run() error {
 // the memory of a large change.
 const window = 1024
 
+// draft is a Frontend on its way to a plan.
+type draft struct {
+	key      rules.FrontendKey
+	was, now *program
+	frontend *rules.Frontend // nil: it goes
+	err      error           // no kernel could program it
+}
+
+// commitAll commits a window while the next one is compiled: most of the time it is the
+// kernel that works.
 func (p *pass) commitAll(keys []rules.FrontendKey) error {
-	for len(keys) > 0 {
-		n := min(window, len(keys))
-		if err := p.commit(p.plans(keys[:n])); err != nil {
-			p.failAll(keys[n:], err)
+	for drafts := p.drafts(keys[:min(window, len(keys))])(); len(keys) > 0; {
+		rest := keys[len(drafts):]
+		var next func() []draft
+		if len(rest) > 0 {
+			next = p.drafts(rest[:min(window, len(rest))])
+		}
+		err := p.commit(p.plans(drafts))
+		drafts, keys = nil, rest
+		if next != nil {
+			drafts = next()
+		}
+		if err != nil {
+			p.failAll(rest, err)
 			return err
 		}
-		keys = keys[n:]
 	}
 	return nil
+}
+
+// drafts has Frontends compiled, which depends on nothing but what the kernel holds for each
+// of them; the function that is returned waits for that.
+func (p *pass) drafts(keys []rules.FrontendKey) (await func() []draft) {
+	drafts := make([]draft, len(keys))
+	for i, key := range keys {
+		drafts[i] = draft{key: key, was: p.kernel.programs[key], frontend: p.state.Frontend(key)}
+	}
+	work := func() {
+		for i := range drafts {
+			drafts[i].compile()
+		}
+	}
+	if len(keys) < window/8 { // faster than to wake somebody
+		return func() []draft {
+			work()
+			return drafts
+		}
+	}
+	var working sync.WaitGroup
+	working.Go(work)
+	return func() []draft {
+		working.Wait()
+		return drafts
+	}
+}
+
+func (d *draft) compile() {
+	if d.frontend == nil {
+		return
+	}
+	if d.err = rules.Validate(d.key, d.frontend); d.err != nil {
+		return
+	}
+	var previous []rules.Slot
+	if d.was != nil {
+		previous = d.was.slots
+	}
+	d.now = compile(d.key, d.frontend, previous)
 }
 
 // changes returns the Frontends to look at: those that differ from the last State,
@@ -109,30 +168,18 @@ func (p *pass) sweepsUnknown() bool {
 	return !p.state.Partial() && (last == nil || last.Partial())
 }
 
-// plans compiles and compares. What no kernel could program is left out, and so is what
-// a former process knew better; their old rules stay.
-func (p *pass) plans(keys []rules.FrontendKey) []*plan {
-	plans := make([]*plan, 0, len(keys))
-	for _, key := range keys {
-		var now *program
-		was := p.kernel.programs[key]
-		if f := p.state.Frontend(key); f != nil {
-			if err := rules.Validate(key, f); err != nil {
-				p.pending[key] = failure{f.Owner.Gateway, fmt.Errorf("program %w", err)}
-				continue
-			}
-			var previous []rules.Slot
-			if was != nil {
-				previous = was.slots
-			}
-			now = compile(key, f, previous)
-			if p.knewBetter(key, was, now) {
-				p.fail(key, errKept)
-				continue
-			}
-		}
-		if was != nil || now != nil {
-			plans = append(plans, newPlan(key, was, now))
+// plans compares. What no kernel could program is left out, and so is what a former process
+// knew better; their old rules stay.
+func (p *pass) plans(drafts []draft) []*plan {
+	plans := make([]*plan, 0, len(drafts))
+	for i := range drafts {
+		switch d := &drafts[i]; {
+		case d.err != nil:
+			p.pending[d.key] = failure{d.frontend.Owner.Gateway, fmt.Errorf("program %w", d.err)}
+		case d.now != nil && p.knewBetter(d.key, d.was, d.now):
+			p.fail(d.key, errKept)
+		case d.was != nil || d.now != nil:
+			plans = append(plans, newPlan(d.key, d.was, d.now))
 		}
 	}
 	return plans

@@ -19,11 +19,11 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/cluster/clientset"
 )
 
 // start returns a server and clients of it as our programs have them.
-func start(t *testing.T) (*Server, cluster.Clients) {
+func start(t *testing.T) (*Server, clientset.Clients) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -43,7 +43,7 @@ func start(t *testing.T) (*Server, cluster.Clients) {
 		t.Fatal(err)
 	}
 	config.UserAgent = "tester/1"
-	clients, err := cluster.NewClients(config)
+	clients, err := clientset.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,16 +88,16 @@ func TestInformers(t *testing.T) {
 	kinds := map[string]struct {
 		example Object
 		make    func(name, label string) Object
-		source  func(cluster.Clients) *cache.ListWatch
+		source  func(clientset.Clients) *cache.ListWatch
 	}{
-		"protobuf": {&corev1.Service{}, func(name, label string) Object { return service(name, label) }, func(c cluster.Clients) *cache.ListWatch {
+		"protobuf": {&corev1.Service{}, func(name, label string) Object { return service(name, label) }, func(c clientset.Clients) *cache.ListWatch {
 			return cache.NewListWatchFromClient(c.Core.CoreV1().RESTClient(), "services", metav1.NamespaceAll, fields.Everything())
 		}},
 		"JSON": {&gatewayv1.Gateway{}, func(name, label string) Object {
 			g := newGateway(name)
 			g.Labels = map[string]string{"app": label}
 			return g
-		}, func(c cluster.Clients) *cache.ListWatch {
+		}, func(c clientset.Clients) *cache.ListWatch {
 			return cache.NewListWatchFromClient(c.Gateway.GatewayV1().RESTClient(), "gateways", metav1.NamespaceAll, fields.Everything())
 		}},
 	}
@@ -222,7 +222,7 @@ func TestWrites(t *testing.T) {
 	if g.Spec.GatewayClassName != "x" || g.Generation != 2 || len(g.Finalizers) != 1 || len(g.Status.Conditions) != 1 {
 		t.Errorf("patched: %+v", g)
 	}
-	meta, err := clients.Metadata.Resource(gatewayv1.SchemeGroupVersion.WithResource("gateways")).Namespace("default").Get(t.Context(), "g", metav1.GetOptions{})
+	meta, err := clients.Metadata.Resource(gateway.WithResource("gateways")).Namespace("default").Get(t.Context(), "g", metav1.GetOptions{})
 	must0(t, err)
 	if meta.UID != g.UID || meta.ResourceVersion != g.ResourceVersion {
 		t.Errorf("metadata %+v", meta)

@@ -255,13 +255,13 @@ func wroteStatus(o Object, manager string) {
 	others := slices.DeleteFunc(o.GetManagedFields(), func(m metav1.ManagedFieldsEntry) bool { return m.Manager == manager })
 	o.SetManagedFields(append(others, metav1.ManagedFieldsEntry{
 		Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, Subresource: "status",
-		FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:status":{}}`)},
+		FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(`{"f:status":{}}`),
 	}))
 }
 
 // statusOf makes an error what the API answers.
 func statusOf(err error) *metav1.Status {
-	if status, ok := err.(apierrors.APIStatus); ok { //nolint:errorlint // ours, never wrapped
+	if status, ok := err.(apierrors.APIStatus); ok {
 		s := status.Status()
 		s.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
 		return &s
