@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the container image, with podman, buildah or docker, whichever is there. The same
-# sources on the same bases give the same digest.
+# sources, bases and packages of Debian, of which its archive has newer ones now and then, give
+# the same digest.
 #
 #   IMAGE          name and tag (portway-dev/portway:VERSION)
 #   IMAGE_ARCH     amd64 or arm64 (this machine's); nothing of it is run
@@ -33,7 +34,7 @@ need() {
 }
 tool=$(need podman buildah docker)
 
-args=(--build-arg "VERSION=$version" --build-arg "SOURCE_DATE_EPOCH=$epoch")
+args=(--build-arg "VERSION=$version" --build-arg "SOURCE_DATE_EPOCH=$epoch" --build-arg "GOPROXY=$(go env GOPROXY)")
 if [ "${LOCAL_BASE:-}" = 1 ]; then
 	[ "$tool" != docker ] || tool=$(need podman buildah)
 	base=localhost/portway-base:bookworm
@@ -53,8 +54,7 @@ if [ "${LOCAL_BASE:-}" = 1 ]; then
 	fi
 	GO_IMAGE=$base BASE_IMAGE=$base
 	args+=(--pull=never --volume "$(go env GOROOT):/usr/local/go:ro"
-		--volume "$(go env GOMODCACHE):/root/go/pkg/mod" --volume "$(go env GOCACHE):/root/.cache/go-build"
-		--build-arg "GOPROXY=$(go env GOPROXY)")
+		--volume "$(go env GOMODCACHE):/root/go/pkg/mod" --volume "$(go env GOCACHE):/root/.cache/go-build")
 fi
 for base in GO_IMAGE BASE_IMAGE; do
 	[ -z "${!base:-}" ] || args+=(--build-arg "$base=${!base}")
@@ -62,6 +62,8 @@ done
 
 case $tool in
 podman | buildah)
+	# A label with the version of buildah would make another digest of the same image.
+	if "$tool" build --help | grep -e --identity-label >/dev/null; then args+=(--identity-label=false); fi
 	# Isolation by chroot needs no network of its own, and no rights that nested
 	# machines lack. Layers are not kept: what of them is fresh is not for us to say.
 	"$tool" build --isolation chroot --build-arg "BUILDPLATFORM=linux/$(go env GOHOSTARCH)" --platform "linux/$arch" \
@@ -74,6 +76,8 @@ podman | buildah)
 	fi
 	;;
 docker)
+	# Provenance holds the time of the build.
+	args+=(--provenance=false)
 	docker buildx build --platform "linux/$arch" --tag "$image" "${args[@]}" \
 		--output type=docker,rewrite-timestamp=true .
 	if [ -n "${IMAGE_ARCHIVE:-}" ]; then

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -30,8 +31,8 @@ func newNodesCommand() *cobra.Command {
 		Use:   "nodes",
 		Short: "Print what the agents say of their nodes; fails where something is wrong",
 		Long: "Print what the agents say of their nodes: version, backend, how many Gateways are in the kernel, and what they\n" +
-			"found. Exits with 1 when an agent on a ready node is not ready or has Gateways that it could not program, when\n" +
-			"no agent runs, or when a GatewayClass of ours is not accepted.",
+			"found. Exits with 1 when an agent on a ready node is missing, not scheduled, not ready or has Gateways that it could\n" +
+			"not program, when no agent runs, or when a GatewayClass of ours is not accepted.",
 		Example: "  portwayctl nodes --kubeconfig ~/.kube/config",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -70,7 +71,10 @@ const readLimit = 30 * time.Second
 
 // fleet is what the API server has about the nodes.
 type fleet struct {
-	nodes   []corev1.Node // by name
+	namespace string
+	nodes     []corev1.Node     // by name
+	agents    *appsv1.DaemonSet // nil: there is none
+	// pods are those of agents, by the node they run on or wait for.
 	pods    map[string]*corev1.Pod
 	leases  map[string]*coordinationv1.Lease
 	reports map[string]*v1alpha1.NodeReport
@@ -84,17 +88,18 @@ func readFleet(ctx context.Context, c clientset.Clients, namespace string) (*fle
 	leases, err3 := c.Core.CoordinationV1().Leases(namespace).List(ctx, metav1.ListOptions{LabelSelector: cluster.AgentLabel})
 	reports, err4 := c.NodeReports.List(ctx, all)
 	classes, err5 := c.Gateway.GatewayV1().GatewayClasses().List(ctx, all)
-	if err := errors.Join(err1, err2, err3, err4, ignoreNotFound(err5)); err != nil {
+	agents, err6 := c.Core.AppsV1().DaemonSets(namespace).Get(ctx, agentName, metav1.GetOptions{})
+	if err := errors.Join(err1, err2, err3, err4, ignoreNotFound(err5), ignoreNotFound(err6)); err != nil {
 		return nil, fmt.Errorf("read the cluster: %w", err)
 	}
 	f := &fleet{
-		nodes: nodes.Items, pods: map[string]*corev1.Pod{}, leases: map[string]*coordinationv1.Lease{}, reports: map[string]*v1alpha1.NodeReport{},
+		namespace: namespace, nodes: nodes.Items, pods: map[string]*corev1.Pod{},
+		leases: map[string]*coordinationv1.Lease{}, reports: map[string]*v1alpha1.NodeReport{},
 	}
 	slices.SortFunc(f.nodes, func(a, b corev1.Node) int { return strings.Compare(a.Name, b.Name) })
-	for i := range pods.Items {
-		if pod := &pods.Items[i]; pod.DeletionTimestamp == nil {
-			f.pods[pod.Spec.NodeName] = pod
-		}
+	f.addPods(pods.Items)
+	if err6 == nil {
+		f.agents = agents
 	}
 	for i := range leases.Items {
 		f.leases[strings.TrimPrefix(leases.Items[i].Name, cluster.AgentLeasePrefix)] = &leases.Items[i]
@@ -112,12 +117,34 @@ func readFleet(ctx context.Context, c clientset.Clients, namespace string) (*fle
 	return f, nil
 }
 
+// addPods adds the pods of agents. Those that end do not count, but where a node is not ready
+// they do not end before it is, and nothing takes their place.
+func (f *fleet) addPods(pods []corev1.Pod) {
+	ready := map[string]bool{}
+	for i := range f.nodes {
+		ready[f.nodes[i].Name] = nodeReady(&f.nodes[i])
+	}
+	for i := range pods {
+		pod := &pods[i]
+		if node := nodeOf(pod); pod.DeletionTimestamp == nil || !ready[node] && f.pods[node] == nil {
+			f.pods[node] = pod
+		}
+	}
+}
+
 // problem returns what is wrong with a node, empty if nothing is.
 func (f *fleet) problem(node *corev1.Node) string {
 	pod, report := f.pods[node.Name], f.reports[node.Name]
 	switch {
-	case pod == nil || !nodeReady(node): // nothing is expected of it
+	case !nodeReady(node): // nothing is expected of it
 		return ""
+	case pod == nil && report == nil: // nor of one that no agent was ever meant for
+		return ""
+	case pod == nil:
+		return "no agent runs, and its NodeReport is there: its rules stand and follow nothing; let DaemonSet " + agentName +
+			" select the node, or run portway-agent --cleanup there"
+	case pod.Spec.NodeName == "":
+		return "pod " + pod.Name + " is not scheduled: " + unscheduled(pod)
 	case !podReady(pod):
 		return "pod " + pod.Name + " is not ready"
 	case f.leases[node.Name] == nil:
@@ -136,12 +163,34 @@ func (f *fleet) problem(node *corev1.Node) string {
 	return ""
 }
 
+// agentsMissing returns what the DaemonSet of the agents has not come to.
+func (f *fleet) agentsMissing() []string {
+	if f.agents == nil {
+		return []string{"DaemonSet " + f.namespace + "/" + agentName + " is missing: nobody starts agents"}
+	}
+	if len(f.pods) == 0 {
+		return []string{"no agent runs"}
+	}
+	var without []string
+	missing := int(f.agents.Status.DesiredNumberScheduled)
+	for i := range f.nodes {
+		switch node := &f.nodes[i]; {
+		case f.pods[node.Name] != nil:
+			missing--
+		case nodeReady(node):
+			without = append(without, node.Name)
+		}
+	}
+	if missing > 0 && len(without) > 0 {
+		return []string{fmt.Sprintf("DaemonSet %s/%s wants %d pods and has %d fewer; of the ready nodes %s have none; kubectl -n %s describe daemonset %s says why",
+			f.namespace, agentName, f.agents.Status.DesiredNumberScheduled, missing, strings.Join(without, ", "), f.namespace, agentName)}
+	}
+	return nil
+}
+
 // problems returns everything that is wrong.
 func (f *fleet) problems() []string {
-	var problems []string
-	if len(f.pods) == 0 {
-		problems = append(problems, "no agent runs")
-	}
+	problems := f.agentsMissing()
 	for i := range f.nodes {
 		if problem := f.problem(&f.nodes[i]); problem != "" {
 			problems = append(problems, "node "+f.nodes[i].Name+": "+problem)
@@ -191,6 +240,9 @@ func (f *fleet) print(out io.Writer) error {
 	for _, finding := range findings {
 		fmt.Fprintln(out, finding)
 	}
+	if len(f.classes) == 0 {
+		fmt.Fprintln(out, "No GatewayClass is ours: no Gateway will be, until one has spec.controllerName "+topology.ControllerName)
+	}
 	if problems := f.problems(); len(problems) > 0 {
 		return errors.New(strings.Join(problems, "; "))
 	}
@@ -201,4 +253,33 @@ func podReady(pod *corev1.Pod) bool {
 	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
 		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 	})
+}
+
+// nodeOf returns the node that a pod of a DaemonSet runs on, or else the one it is meant for.
+func nodeOf(pod *corev1.Pod) string {
+	if pod.Spec.NodeName != "" || pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil {
+		return pod.Spec.NodeName
+	}
+	required := pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution
+	if required == nil {
+		return ""
+	}
+	for _, term := range required.NodeSelectorTerms {
+		for _, field := range term.MatchFields {
+			if field.Key == metav1.ObjectNameField && len(field.Values) == 1 {
+				return field.Values[0]
+			}
+		}
+	}
+	return ""
+}
+
+// unscheduled returns what the scheduler says of a pod.
+func unscheduled(pod *corev1.Pod) string {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+			return c.Message
+		}
+	}
+	return "the scheduler has not looked at it"
 }

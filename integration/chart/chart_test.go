@@ -10,10 +10,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
@@ -28,6 +31,7 @@ var everything = []string{
 	"--set-json", `controller.tolerations=[{"operator":"Exists"}]`,
 	"--set-json", `controller.networkPolicy={"enabled":true,"apiServerPorts":[6443],"metricsFrom":[{"namespaceSelector":{}}]}`,
 	"--set", "image.pullSecrets={one},image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000",
+	"--set", "controller.runAsUser=1000",
 	"--set", "gatewayClass.name=edge,gatewayClass.parameters.name=pools",
 }
 
@@ -81,24 +85,34 @@ func TestRendersWhatTypesTake(t *testing.T) {
 // TestRefuses: what cannot be meant is refused with the name of the value.
 func TestRefuses(t *testing.T) {
 	for set, want := range map[string]string{
-		"agent.portt=1":                     "portt",
-		"agent.port=70000":                  "port",
-		"agent.backend=ebpf":                "backend",
-		"agent.maxUnavailable=0":            "maxUnavailable",
-		"agent.maxUnavailable=half":         "maxUnavailable",
-		"agent.leaseRenewInterval=ten":      "leaseRenewInterval",
-		"agent.extraArgs={backend}":         "extraArgs",
-		"admissionPolicies=sometimes":       "admissionPolicies",
-		"controller.replicas=0":             "replicas",
-		"controller.nodeAddressType=Public": "nodeAddressType",
-		"image.digest=sha256:1":             "digest",
-		"layer2.network=home":               "network",
-		"nodePorts=22;80":                   "nodePorts",
+		"agent.portt=1":                                          "portt",
+		"agent.port=70000":                                       "port",
+		"agent.backend=ebpf":                                     "backend",
+		"agent.maxUnavailable=0":                                 "maxUnavailable",
+		"agent.maxUnavailable=half":                              "maxUnavailable",
+		"agent.leaseRenewInterval=ten":                           "leaseRenewInterval",
+		"agent.extraArgs={backend}":                              "extraArgs",
+		"admissionPolicies=sometimes":                            "admissionPolicies",
+		"controller.replicas=0":                                  "replicas",
+		"controller.nodeAddressType=Public":                      "nodeAddressType",
+		"image.digest=sha256:1":                                  "digest",
+		"layer2.network=home":                                    "network",
+		"nodePorts=22;80":                                        "nodePorts",
+		"controller.runAsUser=nobody":                            "runAsUser",
+		"agent.podLabels.app\\.kubernetes\\.io/name=x":           "agent/podLabels",
+		"controller.podLabels.app\\.kubernetes\\.io/component=x": "controller/podLabels",
+		"layer2.enabled=true,agent.port=7946":                    "agent.port and layer2.port",
+		"layer2.enabled=true,layer2.port=9617":                   "agent.port and layer2.port",
 	} {
 		if out, err := render(t, "--set", set); err == nil || !strings.Contains(out, want) {
 			t.Errorf("--set %s: want an error that names %s, got %v: %s", set, want, err, out)
 		}
 	}
+}
+
+// TestSamePortWithoutLayer2: nobody listens on layer2.port then.
+func TestSamePortWithoutLayer2(t *testing.T) {
+	mustRender(t, "--set", "agent.port=7946")
 }
 
 // TestVersions: what the chart does on which Kubernetes, and what it says where it is weaker.
@@ -121,7 +135,8 @@ func TestVersions(t *testing.T) {
 		flags []string
 		want  []string
 	}{
-		"1.31":         {[]string{"--kube-version", "1.31.4"}, all[1:]},
+		"1.30":         {[]string{"--kube-version", "1.30.0"}, all},
+		"1.31":         {[]string{"--kube-version", "1.31.4"}, all},
 		"1.31, always": {[]string{"--kube-version", "1.31.4", "--set", "admissionPolicies=always"}, all},
 		"1.32":         {[]string{"--kube-version", "1.32.0"}, all},
 		"vendor's":     {[]string{"--kube-version", "v1.33.1-gke.100"}, all},
@@ -131,6 +146,50 @@ func TestVersions(t *testing.T) {
 		if diff := cmp.Diff(test.want, policies(test.flags...)); diff != "" {
 			t.Errorf("%s: -want +got:\n%s", name, diff)
 		}
+	}
+}
+
+// TestTokensWithoutNode: from 1.32 on they are refused; before, where not every API server puts
+// the node into tokens, only what they may write is said, in the text of the policy.
+func TestTokensWithoutNode(t *testing.T) {
+	for name, test := range map[string]struct {
+		flags   []string
+		refused bool
+	}{
+		"1.31":         {[]string{"--kube-version", "1.31.4"}, false},
+		"1.31, always": {[]string{"--kube-version", "1.31.4", "--set", "admissionPolicies=always"}, true},
+		"1.32":         {[]string{"--kube-version", "1.32.0"}, true},
+	} {
+		var refuses, limits bool
+		for _, v := range only[*admissionv1.ValidatingAdmissionPolicy](t, decode(t, mustRender(t, test.flags...)), "portway-agent").Spec.Validations {
+			refuses = refuses || v.Expression == `variables.node != ""`
+			limits = limits || strings.Contains(v.Expression, `startsWith("agent-")`)
+		}
+		if refuses != test.refused || limits == test.refused {
+			t.Errorf("%s: refused %t, limited %t", name, refuses, limits)
+		}
+	}
+}
+
+// TestPoliciesAnywhere: policies hold in whatever namespace kustomize puts the rest.
+func TestPoliciesAnywhere(t *testing.T) {
+	for _, version := range []string{"1.31.0", "1.32.0"} {
+		for _, o := range decode(t, mustRender(t, "--kube-version", version)) {
+			if policy, ok := o.(*admissionv1.ValidatingAdmissionPolicy); ok && strings.Contains(policy.String(), "portway-system") {
+				t.Errorf("%s: %s holds the release's namespace", version, policy.Name)
+			}
+		}
+	}
+}
+
+// TestStrings: what looks like a number to YAML stays a string.
+func TestStrings(t *testing.T) {
+	objects := decode(t, mustRender(t, "--namespace", "1", "--set", "layer2.enabled=true", "--set-string",
+		"image.pullSecrets={3},layer2.keySecret=4,gatewayClass.name=5,gatewayClass.parameters.name=6,gatewayClass.parameters.namespace=7,"+
+			"agent.priorityClassName=8,controller.priorityClassName=9", "--no-hooks"))
+	class := only[*gatewayv1.GatewayClass](t, objects, "5")
+	if diff := cmp.Diff(&gatewayv1.ParametersReference{Group: "portway.dev", Kind: "GatewayParameters", Name: "6", Namespace: ptr.To(gatewayv1.Namespace("7"))}, class.Spec.ParametersRef); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
 	}
 }
 
@@ -206,7 +265,7 @@ func TestController(t *testing.T) {
 	budget := only[*policyv1.PodDisruptionBudget](t, objects, "portway-controller")
 	policy := only[*networkingv1.NetworkPolicy](t, objects, "portway-controller")
 	for what, selected := range map[string]map[string]string{
-		"budget": budget.Spec.Selector.MatchLabels, "network policy": policy.Spec.PodSelector.MatchLabels, "Deployment": controller.Spec.Selector.MatchLabels,
+		"budget": budget.Spec.Selector.MatchLabels, "Deployment": controller.Spec.Selector.MatchLabels,
 	} {
 		if diff := cmp.Diff(controller.Spec.Template.Labels, selected); diff != "" {
 			t.Errorf("the %s selects other pods: -want +got:\n%s", what, diff)
@@ -214,6 +273,50 @@ func TestController(t *testing.T) {
 	}
 	if budget.Spec.MaxUnavailable.String() != "1" || len(policy.Spec.PolicyTypes) != 2 {
 		t.Errorf("budget %+v, policy %+v", budget.Spec, policy.Spec)
+	}
+	// Of one replica, none could be evicted in favour of another.
+	if one := mustRender(t, "--set", "controller.replicas=1"); strings.Contains(one, "kind: PodDisruptionBudget") {
+		t.Error("a budget for one replica")
+	}
+}
+
+// TestNetworkPolicy: every pod of ours that has a network of its own reaches the API server,
+// where the namespace denies egress by default; only the controller's port is open.
+func TestNetworkPolicy(t *testing.T) {
+	objects := decode(t, mustRender(t))
+	policy := only[*networkingv1.NetworkPolicy](t, objects, "portway-controller")
+	selector, err := metav1.LabelSelectorAsSelector(&policy.Spec.PodSelector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods := map[string]map[string]string{
+		"controller": only[*appsv1.Deployment](t, objects, "portway-controller").Spec.Template.Labels,
+		"cleanup":    only[*batchv1.Job](t, objects, "portway-cleanup").Spec.Template.Labels,
+		"test":       only[*corev1.Pod](t, objects, "portway-test").Labels,
+	}
+	for name, set := range pods {
+		if !selector.Matches(labels.Set(set)) {
+			t.Errorf("%s selects not the pod of %s", selector, name)
+		}
+	}
+	if in := policy.Spec.Ingress; len(in) != 1 || len(in[0].Ports) != 1 || in[0].Ports[0].Port.IntValue() != 9618 {
+		t.Errorf("ingress %+v", in)
+	}
+}
+
+// TestRunAsUser: nobody, another one, or whom the cluster assigns.
+func TestRunAsUser(t *testing.T) {
+	for value, want := range map[string]*int64{"65532": ptr.To[int64](65532), "1000": ptr.To[int64](1000), "0": nil} {
+		objects := decode(t, mustRender(t, "--set", "controller.runAsUser="+value))
+		for name, security := range map[string]*corev1.PodSecurityContext{
+			"controller": only[*appsv1.Deployment](t, objects, "portway-controller").Spec.Template.Spec.SecurityContext,
+			"cleanup":    only[*batchv1.Job](t, objects, "portway-cleanup").Spec.Template.Spec.SecurityContext,
+			"test":       only[*corev1.Pod](t, objects, "portway-test").Spec.SecurityContext,
+		} {
+			if !cmp.Equal(want, security.RunAsUser) || !cmp.Equal(want, security.RunAsGroup) || !ptr.Deref(security.RunAsNonRoot, false) {
+				t.Errorf("%s of %s: %v", name, value, security)
+			}
+		}
 	}
 }
 
@@ -251,6 +354,10 @@ func TestFlags(t *testing.T) {
 	}
 	if want := map[string]bool{"22,2379-2380,6443,7947,9999,10250-10259": true}; !cmp.Equal(want, nodePorts) {
 		t.Errorf("--node-ports %v, want %v", nodePorts, want)
+	}
+	// The agents' own two are not lost to a list of the user's.
+	if arg := "--node-ports=22,80,7946,9617"; strings.Count(mustRender(t, "--set-string", `nodePorts=22\,80`), arg) != 3 {
+		t.Errorf("want agents, controller and what cleans up to have %s", arg)
 	}
 }
 

@@ -70,6 +70,11 @@ func TestImage(t *testing.T) {
 		if config.Architecture != arch || config.Config.User != "65532:65532" {
 			t.Errorf("%s: the image is of %s and runs as %q", arch, config.Architecture, config.Config.User)
 		}
+		for label := range config.Config.Labels {
+			if !strings.HasPrefix(label, "org.opencontainers.image.") {
+				t.Errorf("%s: with label %s, another version of what builds makes another digest", arch, label)
+			}
+		}
 		checkPrograms(t, root, machine)
 		checkBOM(t, root, arch)
 		info, err := os.Stat(archive)
@@ -119,7 +124,10 @@ func buildImage(t *testing.T, arch, archive string) string {
 
 type imageConfig struct {
 	Architecture string
-	Config       struct{ User string }
+	Config       struct {
+		User   string
+		Labels map[string]string
+	}
 }
 
 // unpackImage writes the files of an image below a directory.

@@ -18,7 +18,7 @@ const (
 	helmLimit = 3 * time.Minute
 	// patience of somebody who has installed it, on a machine that is not busy.
 	patience = 30 * time.Second
-	release   = "portway"
+	release  = "portway"
 )
 
 // TestInstall does what docs/install.md says in clusters with nothing in them, with the real
@@ -129,7 +129,9 @@ func (in *installation) everything(t *testing.T) {
 		in.agents(t)
 		t.Run("podSecurity", func(t *testing.T) { podSecurity(t, in.Cluster) })
 		t.Run("agentRights", func(t *testing.T) { agentRights(t, in.Cluster) })
+		t.Run("weakerRights", func(t *testing.T) { weakerRights(t, in.Cluster) })
 		t.Run("controllerRights", func(t *testing.T) { controllerRights(t, in.Cluster) })
+		t.Run("finalizerRights", func(t *testing.T) { finalizerRights(t, in.Cluster) })
 	})
 	t.Run("conformance", func(t *testing.T) {
 		var out strings.Builder

@@ -1,8 +1,12 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -136,20 +140,36 @@ const (
 	leasesPath   = "/apis/coordination.k8s.io/v1/namespaces/" + System + "/leases"
 	reportsPath  = "/apis/portway.dev/v1alpha1/nodereports"
 	servicesPath = "/api/v1/namespaces/" + System + "/services"
+	poolsPath    = "/apis/portway.dev/v1alpha1/addresspools"
 	gatewayAPI   = "/apis/gateway.networking.k8s.io/v1/"
 )
+
+func metadata(fields map[string]any) any { return map[string]any{"metadata": fields} }
+
+func lease(name string) any {
+	return object("coordination.k8s.io/v1", "Lease", name, map[string]any{"spec": map[string]any{"holderIdentity": "e2e"}})
+}
+
+// ownedReport is a NodeReport that a Node owns, if that has a name.
+func ownedReport(name, owner string) any {
+	o := object("portway.dev/v1alpha1", "NodeReport", name, map[string]any{"report": map[string]any{"version": 1}})
+	if owner != "" {
+		o["metadata"] = map[string]any{"name": name, "ownerReferences": owned(owner)}
+	}
+	return o
+}
+
+// owned are ownerReferences to a Node whose UID nothing has: garbage collection would delete
+// what has them.
+func owned(node string) []any {
+	return []any{map[string]any{"apiVersion": "v1", "kind": "Node", "name": node, "uid": "00000000-0000-0000-0000-000000000000"}}
+}
 
 // agentRights: an agent writes what is of its own node and nothing else, by rights that the
 // real token of its pod carries.
 func agentRights(t *testing.T, c *Cluster) {
 	t.Helper()
 	const ofOthers, noNode = "writes what is of its own node only", "names no node"
-	lease := func(name string) any {
-		return object("coordination.k8s.io/v1", "Lease", name, map[string]any{"spec": map[string]any{"holderIdentity": "e2e"}})
-	}
-	report := func(name string) any {
-		return object("portway.dev/v1alpha1", "NodeReport", name, map[string]any{"report": map[string]any{"version": 1}})
-	}
 	t.Run("node1", func(t *testing.T) {
 		c.as(t, "portway-agent", c.podOf(t, "agent", "node1")).try(t,
 			request{"GET", gatewayAPI + "gateways", nil, permitted},
@@ -168,7 +188,7 @@ func agentRights(t *testing.T, c *Cluster) {
 			request{"POST", leasesPath, lease("agent-node9"), ofOthers},
 			request{"PUT", reportsPath + "/node2", nil, ofOthers},
 			request{"DELETE", reportsPath + "/node2", nil, ofOthers},
-			request{"POST", reportsPath, report("node9"), ofOthers},
+			request{"POST", reportsPath, ownedReport("node9", "node9"), ofOthers},
 
 			request{"GET", leasesPath, nil, rbac},
 			request{"GET", reportsPath, nil, rbac},
@@ -201,13 +221,12 @@ func agentRights(t *testing.T, c *Cluster) {
 // Services of its Gateways.
 func controllerRights(t *testing.T, c *Cluster) {
 	t.Helper()
-	const ours, shape, finalizers = "with the labels", "without externalIPs", "nothing but the finalizers"
+	const ours, shape, finalizer = "with the labels", "without externalIPs", "but its finalizer"
 	service := func(labels map[string]any, spec map[string]any) any {
 		spec["ports"], spec["selector"] = []any{map[string]any{"port": 80}}, map[string]any{"app": "x"}
 		return map[string]any{"apiVersion": "v1", "kind": "Service", "metadata": map[string]any{"name": "s", "labels": labels}, "spec": spec}
 	}
 	marks := map[string]any{"portway.dev/gateway-namespace": "guide", "portway.dev/gateway-name": "gw"}
-	metadata := func(fields map[string]any) any { return map[string]any{"metadata": fields} }
 	const class = gatewayAPI + "gatewayclasses/portway"
 	c.as(t, "portway-controller", c.podOf(t, "controller", "")).try(t,
 		request{"GET", gatewayAPI + "gateways", nil, permitted},
@@ -217,9 +236,9 @@ func controllerRights(t *testing.T, c *Cluster) {
 		request{"PUT", leasesPath + "/portway-controller", nil, permitted},
 		request{"POST", servicesPath, service(marks, map[string]any{"type": "LoadBalancer"}), permitted},
 
-		request{"PATCH", class, map[string]any{"spec": map[string]any{"description": "another"}}, finalizers},
-		request{"PATCH", class, metadata(map[string]any{"labels": map[string]any{"a": "b"}}), finalizers},
-		request{"PATCH", class, metadata(map[string]any{"annotations": map[string]any{"a": "b"}}), finalizers},
+		request{"PATCH", class, map[string]any{"spec": map[string]any{"description": "another"}}, finalizer},
+		request{"PATCH", class, metadata(map[string]any{"labels": map[string]any{"a": "b"}}), finalizer},
+		request{"PATCH", class, metadata(map[string]any{"annotations": map[string]any{"a": "b"}}), finalizer},
 		request{"POST", servicesPath, service(nil, map[string]any{"type": "LoadBalancer"}), ours},
 		request{"POST", servicesPath, service(marks, map[string]any{"type": "ClusterIP"}), shape},
 		request{"POST", servicesPath, service(marks, map[string]any{"type": "LoadBalancer", "externalIPs": []string{"192.0.2.1"}}), shape},
@@ -237,4 +256,143 @@ func controllerRights(t *testing.T, c *Cluster) {
 		request{"PATCH", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/gateways.gateway.networking.k8s.io", metadata(map[string]any{"labels": map[string]any{"a": "b"}}), rbac},
 		request{"PATCH", "/apis/apps/v1/namespaces/" + System + "/daemonsets/portway-agent", object("apps/v1", "DaemonSet", "portway-agent", nil), rbac},
 	)
+}
+
+// weakerRights: what is left of an agent's limits where no token names a node, by the policy
+// that the chart has before 1.32.
+func weakerRights(t *testing.T, c *Cluster) {
+	t.Helper()
+	const account, ofAgents, unowned = "portway-older", "Leases of agents only", "does not own this one"
+	dir := t.TempDir()
+	if _, err := c.helm(t.Context(), "template", release, filepath.Join(c.root, "deploy", "chart"), "--namespace", System,
+		"--kube-version", "1.31.0", "--output-dir", dir); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, release, "templates", "policies.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Beside the policies that there are, for another account.
+	file := filepath.Join(dir, "policies.yaml")
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(strings.ReplaceAll(string(text), "portway-agent", account), "portway-controller", "portway-nobody")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.account(t, account, "portway-agent")
+	c.kubectlFile(t, "apply", "-f", file)
+	t.Cleanup(func() { c.undo(t, "delete", "-f", file) })
+	id := c.as(t, account, nil)
+	eventually(t, settle, func() error {
+		err := id.CoreV1().RESTClient().Delete().AbsPath(leasesPath+"/portway-controller").Param("dryRun", metav1.DryRunAll).Do(t.Context()).Error()
+		if err == nil {
+			return errors.New("the policy is not in force")
+		}
+		return nil
+	})
+	id.try(t,
+		request{"PUT", leasesPath + "/agent-node1", nil, permitted},
+		request{"POST", leasesPath, lease("agent-node9"), permitted},
+		request{"PUT", reportsPath + "/node1", nil, permitted},
+		request{"POST", reportsPath, ownedReport("node9", "node9"), permitted},
+
+		request{"PUT", leasesPath + "/portway-controller", nil, ofAgents},
+		request{"DELETE", leasesPath + "/portway-controller", nil, ofAgents},
+		request{"POST", leasesPath, lease("another"), ofAgents},
+		request{"POST", reportsPath, ownedReport("node9", ""), unowned},
+		request{"POST", reportsPath, ownedReport("node9", "node1"), unowned},
+	)
+}
+
+// finalizerRights: of classes and pools the controller, and what cleans up, write one finalizer
+// and nothing that lets anything else delete or keep them.
+func finalizerRights(t *testing.T, c *Cluster) {
+	t.Helper()
+	const (
+		ofClass, ofPool        = "gateway-exists-finalizer.gateway.networking.k8s.io", "portway.dev/address-pool-in-use"
+		theirs                 = "example.com/theirs"
+		finalizer, ofOthers    = "but its finalizer", "of controllerName portway.dev/gateway-controller only"
+		class, otherClass      = gatewayAPI + "gatewayclasses/rights", gatewayAPI + "gatewayclasses/rights-of-others"
+		pool                   = poolsPath + "/rights"
+		cleanup, cleanupRights = "portway-cleanup", "portway-controller"
+	)
+	file := filepath.Join(t.TempDir(), "objects.yaml")
+	if err := os.WriteFile(file, []byte(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: rights, finalizers: [`+theirs+`]}
+spec: {controllerName: `+controllerName+`}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: rights-of-others}
+spec: {controllerName: example.com/others}
+---
+apiVersion: portway.dev/v1alpha1
+kind: AddressPool
+metadata: {name: rights, finalizers: [`+theirs+`, `+ofPool+`]}
+spec: {addresses: [198.51.100.128/28]}
+`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.kubectlFile(t, "apply", "-f", file)
+	t.Cleanup(func() {
+		c.undo(t, "patch", "--type=merge", "-p", `{"metadata":{"finalizers":null}}`, "-f", file)
+		c.undo(t, "delete", "-f", file)
+	})
+	c.account(t, cleanup, cleanupRights)
+	finalizers := func(names ...string) any { return metadata(map[string]any{"finalizers": names}) }
+	for _, id := range []struct {
+		name string
+		identity
+	}{
+		{"controller", c.as(t, "portway-controller", c.podOf(t, "controller", ""))},
+		{"cleanup", c.as(t, cleanup, nil)},
+	} {
+		t.Run(id.name, func(t *testing.T) {
+			id.try(t,
+				request{"PATCH", class, finalizers(theirs, ofClass), permitted},
+				request{"PATCH", class, finalizers(ofClass, theirs), permitted},
+				request{"PATCH", pool, finalizers(theirs), permitted},
+				request{"PATCH", pool, finalizers(theirs, ofPool), permitted},
+
+				request{"PATCH", class, finalizers(ofClass), finalizer},
+				request{"PATCH", class, finalizers(), finalizer},
+				request{"PATCH", class, finalizers(theirs, "example.com/more"), finalizer},
+				request{"PATCH", class, finalizers(theirs, ofPool), finalizer},
+				request{"PATCH", class, metadata(map[string]any{"ownerReferences": owned("gone")}), finalizer},
+				request{"PATCH", otherClass, finalizers(ofClass), ofOthers},
+				request{"PATCH", pool, finalizers(ofPool), finalizer},
+				request{"PATCH", pool, finalizers(theirs, ofPool, "example.com/more"), finalizer},
+				request{"PATCH", pool, finalizers(theirs, ofPool, ofClass), finalizer},
+				request{"PATCH", pool, metadata(map[string]any{"ownerReferences": owned("gone")}), finalizer},
+				request{"PATCH", pool, metadata(map[string]any{"labels": map[string]any{"a": "b"}}), finalizer},
+				request{"PATCH", pool, metadata(map[string]any{"annotations": map[string]any{"a": "b"}}), finalizer},
+				request{"PATCH", pool, map[string]any{"spec": map[string]any{"addresses": []string{"198.51.100.0/24"}}}, finalizer},
+				request{"DELETE", pool, nil, rbac},
+			)
+		})
+	}
+}
+
+// account makes a service account with the rights that another one has.
+func (c *Cluster) account(t *testing.T, name, as string) {
+	t.Helper()
+	subject := "--serviceaccount=" + System + ":" + name
+	for _, object := range [][]string{
+		{"serviceaccount", name},
+		{"rolebinding", name, "--role=" + as, subject},
+		{"clusterrolebinding", name, "--clusterrole=" + as, subject},
+	} {
+		c.kubectlFile(t, append([]string{"-n", System, "create"}, object...)...)
+		t.Cleanup(func() { c.undo(t, "-n", System, "delete", object[0], name) })
+	}
+}
+
+// undo runs kubectl when a test has ended.
+func (c *Cluster) undo(t *testing.T, args ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), settle)
+	defer cancel()
+	if _, err := c.Kubectl(ctx, args...); err != nil {
+		t.Error(err)
+	}
 }

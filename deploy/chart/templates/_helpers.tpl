@@ -19,22 +19,23 @@ app.kubernetes.io/component: {{ . }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
 {{- range . }}
-- name: {{ . }}
+- name: {{ . | quote }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* The flag both programs have to agree on; nothing where it says what they take anyway. */}}
+{{/* The flag both programs have to agree on; nothing where it says what they take anyway. A Gateway
+that took a port of the agents would end them. */}}
 {{- define "portway.nodePorts" -}}
-{{- $ports := .Values.nodePorts }}
-{{- $known := printf "22,2379-2380,6443,%d,%d,10250-10259" (int .Values.layer2.port) (int .Values.agent.port) }}
-{{- $ports = $ports | default $known }}
+{{- $own := printf "%d,%d" (int .Values.layer2.port) (int .Values.agent.port) }}
+{{- $ports := printf "22,2379-2380,6443,%s,10250-10259" $own }}
+{{- with .Values.nodePorts }}{{ $ports = printf "%s,%s" . $own }}{{ end }}
 {{- if ne $ports "22,2379-2380,6443,7946,9617,10250-10259" }}
 - --node-ports={{ $ports }}
 {{- end }}
 {{- end }}
 
-{{/* Whether the API server puts the node into tokens, and whether it judges policies. */}}
+{{/* Whether the API server puts the node into every token, and whether it judges policies. */}}
 {{- define "portway.nodePolicies" -}}
 {{- if or (eq .Values.admissionPolicies "always") (and (eq .Values.admissionPolicies "auto") (semverCompare ">=1.32.0-0" .Capabilities.KubeVersion.Version)) }}true{{ end }}
 {{- end }}
@@ -42,7 +43,7 @@ imagePullSecrets:
 {{- if ne .Values.admissionPolicies "never" }}true{{ end }}
 {{- end }}
 
-{{/* What runs without rights on its node. */}}
+{{/* What runs without rights on its node: the controller, or what dict "root" describes. */}}
 {{- define "portway.restricted" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -50,8 +51,10 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- define "portway.restrictedPod" -}}
 runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
+{{- with int (.root | default .).Values.controller.runAsUser }}
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+{{- end }}
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
@@ -64,7 +67,7 @@ apiVersion: v1
 kind: ServiceAccount
 metadata:
   name: {{ .name }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ .root.Release.Namespace | quote }}
   {{- $meta | nindent 2 }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
@@ -87,13 +90,13 @@ roleRef:
 subjects:
 - kind: ServiceAccount
   name: {{ .name }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ .root.Release.Namespace | quote }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata:
   name: {{ .name }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ .root.Release.Namespace | quote }}
   {{- $meta | nindent 2 }}
 rules:
 {{ .namespace | trim }}
@@ -102,7 +105,7 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
 metadata:
   name: {{ .name }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ .root.Release.Namespace | quote }}
   {{- $meta | nindent 2 }}
 roleRef:
   apiGroup: rbac.authorization.k8s.io
@@ -111,5 +114,5 @@ roleRef:
 subjects:
 - kind: ServiceAccount
   name: {{ .name }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ .root.Release.Namespace | quote }}
 {{- end }}
