@@ -73,6 +73,7 @@ measure() { go test -run '^$' -benchtime 1x -timeout 0 "$@"; }
 # The parts, each a name and its command.
 part new-flow measure -bench NewFlow ./integration/bench/traffic
 part established measure -bench Established ./integration/bench/traffic
+part control go test ./integration/bench/control -count 1 -v -timeout 0
 part go go-benchmarks
 
 # What a part says it left out is in the report.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -43,11 +44,26 @@ func guideObjects(t *testing.T, c *Cluster) *space {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return guideObjectsOf(t, c, string(manifest), strings.Replace(class, ClassName, "my-tcp-gateway-class", 1))
+}
+
+// guideObjectsToday does so as docs/install.md does: with TCPRoutes of today's version, and the
+// class is there.
+func guideObjectsToday(t *testing.T, c *Cluster) *space {
+	t.Helper()
+	manifest, err := os.ReadFile(filepath.Join(c.root, "examples", "tcp-routing.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return guideObjectsOf(t, c, strings.ReplaceAll(string(manifest), "v1alpha2", "v1"))
+}
+
+func guideObjectsOf(t *testing.T, c *Cluster, manifests ...string) *space {
+	t.Helper()
 	s := c.space(t, "guide")
-	s.apply(t, strings.Replace(class, ClassName, "my-tcp-gateway-class", 1),
+	s.apply(t, append(manifests,
 		strings.ReplaceAll(backend("foo", 2), "Service\nmetadata: {name: foo", "Service\nmetadata: {name: my-foo-service"),
-		strings.ReplaceAll(backend("bar", 2), "Service\nmetadata: {name: bar", "Service\nmetadata: {name: my-bar-service"),
-		string(manifest))
+		strings.ReplaceAll(backend("bar", 2), "Service\nmetadata: {name: bar", "Service\nmetadata: {name: my-bar-service"))...)
 	s.ready(t, "foo", 2)
 	s.ready(t, "bar", 2)
 	return s
@@ -96,11 +112,11 @@ func allTrue(t *testing.T, s *space) error {
 			return fmt.Errorf("listener %s has %d routes", l.Name, l.AttachedRoutes)
 		}
 	}
-	routes, err := s.Gateway.GatewayV1alpha2().TCPRoutes(s.name).List(t.Context(), metav1.ListOptions{})
+	routes, err := s.guideRoutes(t)
 	if err != nil {
 		return err
 	}
-	for _, r := range routes.Items {
+	for _, r := range routes {
 		if len(r.Status.Parents) != 1 {
 			return fmt.Errorf("TCPRoute %s has %d parents", r.Name, len(r.Status.Parents))
 		}
@@ -118,4 +134,25 @@ func allTrue(t *testing.T, s *space) error {
 		}
 	}
 	return nil
+}
+
+// guideRoutes are the TCPRoutes as v1alpha2, where that is served, otherwise as v1.
+func (s *space) guideRoutes(t *testing.T) ([]gatewayv1.TCPRoute, error) {
+	t.Helper()
+	old, err := s.Gateway.GatewayV1alpha2().TCPRoutes(s.name).List(t.Context(), metav1.ListOptions{})
+	if apierrors.IsNotFound(err) {
+		list, err := s.Gateway.GatewayV1().TCPRoutes(s.name).List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			return nil, err
+		}
+		return list.Items, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	routes := make([]gatewayv1.TCPRoute, len(old.Items))
+	for i := range old.Items {
+		routes[i] = gatewayv1.TCPRoute{ObjectMeta: old.Items[i].ObjectMeta, Status: gatewayv1.TCPRouteStatus{RouteStatus: old.Items[i].Status.RouteStatus}}
+	}
+	return routes, nil
 }
