@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
 
 	"github.com/portway-dev/portway/api/v1alpha1"
@@ -55,8 +56,14 @@ func cleanUp(ctx context.Context, o Options, env environment) error {
 	return nil
 }
 
-// outliveInterval is how often it is looked whether the agents are gone.
-const outliveInterval = time.Second
+// How often it is looked whether the agents are gone: soon at first, and seldom once it takes
+// long, as all nodes do so.
+const (
+	outliveInterval = time.Second
+	outliveSeldom   = 30 * time.Second
+	outliveGrowth   = 1.3
+	outliveJitter   = 0.5
+)
 
 // outlive waits until the agents' DaemonSet is deleted and the one of this node has ended,
 // and returns what keeps the next one from starting meanwhile. While the DaemonSet is there
@@ -79,7 +86,8 @@ func outlive(ctx context.Context, o Options, env environment) (io.Closer, error)
 		}
 		return nil, err
 	}
-	for told := ""; ; {
+	told, interval := "", outliveInterval
+	for {
 		held, err := look()
 		if err == nil {
 			return held, nil
@@ -91,7 +99,8 @@ func outlive(ctx context.Context, o Options, env environment) (io.Closer, error)
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for the agents to be gone: %w", err)
-		case <-env.clock.After(outliveInterval):
+		case <-env.clock.After(wait.Jitter(interval, outliveJitter)):
+			interval = min(time.Duration(float64(interval)*outliveGrowth), outliveSeldom)
 		}
 	}
 }

@@ -61,6 +61,7 @@ func connect(kubeconfig string) (clientset.Clients, error) {
 		return clientset.Clients{}, fmt.Errorf("find a cluster: %w; name one with --kubeconfig", err)
 	}
 	config.UserAgent = "portwayctl/" + version
+	config.QPS, config.Burst = 50, 100 // a person waits for it
 	return clientset.New(config)
 }
 

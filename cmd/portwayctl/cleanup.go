@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -50,7 +51,7 @@ func newCleanupCommand() *cobra.Command {
 		Use:   "cleanup",
 		Short: "Take everything of Portway out of the nodes and the cluster, before it is uninstalled",
 		Long: "Take everything of Portway out of the nodes and the cluster, before it is uninstalled. The controller and the agents\n" +
-			"are deleted; so are Services of Gateways in mode LoadBalancer; DaemonSet portway-cleanup, made if it is not there,\n" +
+			"are deleted; so are Services of Gateways in mode LoadBalancer; DaemonSet portway-cleanup, made of that of the agents,\n" +
 			"runs portway-agent --cleanup on each node; then NodeReports, Leases and our finalizers are removed. The API objects\n" +
 			"of users and the CRDs stay. It can be run again at any time; what it has deleted so far is brought back by\n" +
 			"installing anew. Helm uninstall and deploy/cleanup.yaml do this.",
@@ -69,6 +70,8 @@ func newCleanupCommand() *cobra.Command {
 	command.Flags().StringVar(&kubeconfig, "kubeconfig", "",
 		"file that says how to reach the API server (default: as kubectl does)")
 	command.Flags().StringVar(&u.namespace, "namespace", "portway-system", "namespace of the controller and the agents")
+	command.Flags().BoolVar(&u.made, "made", false,
+		"DaemonSet portway-cleanup was made for this run already, as helm and deploy/cleanup.yaml do")
 	command.Flags().DurationVar(&timeout, "timeout", 4*time.Minute, "how long all of it may take")
 	return command
 }
@@ -78,6 +81,7 @@ func newCleanupCommand() *cobra.Command {
 type uninstall struct {
 	clientset.Clients
 	namespace string
+	made      bool          // somebody has made the cleaner for this run
 	pause     time.Duration // between looks
 	out       io.Writer
 	told      string // the last thing printed about what is left
@@ -85,6 +89,9 @@ type uninstall struct {
 
 // run retries each step for as long as there is time: nobody else would.
 func (u *uninstall) run(ctx context.Context) error {
+	if err := u.check(ctx); err != nil {
+		return err
+	}
 	for _, step := range []struct {
 		what string
 		do   func(context.Context) (left []string, err error)
@@ -110,25 +117,43 @@ func nothingLeft(do func(context.Context) error) func(context.Context) ([]string
 	return func(ctx context.Context) ([]string, error) { return nil, do(ctx) }
 }
 
-// ensureCleaner makes the DaemonSet that cleans up of that of the agents, unless somebody
-// has made it, as helm and deploy/cleanup.yaml do. It waits until the agents' is gone.
+// check refuses what would take what is said of nodes away and leave their rules.
+func (u *uninstall) check(ctx context.Context) error {
+	sets := u.Core.AppsV1().DaemonSets(u.namespace)
+	for _, name := range []string{agentName, cleanerName} {
+		if _, err := sets.Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	reports, err := u.NodeReports.List(ctx, metav1.ListOptions{})
+	if err != nil || len(reports.Items) == 0 {
+		return ignoreNotFound(err)
+	}
+	return fmt.Errorf("node %s has a NodeReport, but namespace %s has no DaemonSet %s to clean up with: name the namespace of the agents, or install anew first; "+
+		"where no rules are left, delete the NodeReports", reports.Items[0].Name, u.namespace, agentName)
+}
+
+// ensureCleaner makes the DaemonSet that cleans up of that of the agents. It waits until the
+// agents' is gone. One of a former run has done its work and does no more.
 func (u *uninstall) ensureCleaner(ctx context.Context) ([]string, error) {
 	sets := u.Core.AppsV1().DaemonSets(u.namespace)
-	_, err := sets.Get(ctx, cleanerName, metav1.GetOptions{})
-	if !apierrors.IsNotFound(err) {
+	if u.made {
+		_, err := sets.Get(ctx, cleanerName, metav1.GetOptions{})
 		return nil, err
 	}
 	agents, err := sets.Get(ctx, agentName, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		fmt.Fprintf(u.out, "There is no DaemonSet %s/%s: nodes are not cleaned up; portway-agent --cleanup does it on each\n", u.namespace, agentName)
-		return nil, nil
-	}
 	if err != nil {
-		return nil, err
+		return nil, ignoreNotFound(err)
 	}
 	cleaner, err := cleanerOf(agents)
 	if err != nil {
 		return nil, err
+	}
+	if _, err := u.deleteCleaner(ctx); err != nil {
+		return nil, err
+	}
+	if left, err := u.running(ctx, cleanerPods); err != nil || len(left) > 0 {
+		return left, err
 	}
 	_, err = sets.Create(ctx, cleaner, metav1.CreateOptions{})
 	return nil, err
@@ -155,15 +180,22 @@ func background() metav1.DeleteOptions {
 	return metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}
 }
 
-// running names the pods that have not ended.
+// running names the pods that have not ended. Those of nodes that are not ready may never be
+// seen to: nobody waits for them.
 func (u *uninstall) running(ctx context.Context, selector string) (left []string, err error) {
-	pods, err := u.Core.CoreV1().Pods(u.namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
-	if err != nil {
+	nodes, err1 := u.Core.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	pods, err2 := u.Core.CoreV1().Pods(u.namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
+	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
+	ready := map[string]bool{}
+	for i := range nodes.Items {
+		ready[nodes.Items[i].Name] = nodeReady(&nodes.Items[i])
+	}
 	for i := range pods.Items {
-		if phase := pods.Items[i].Status.Phase; phase != corev1.PodSucceeded && phase != corev1.PodFailed {
-			left = append(left, "pod "+pods.Items[i].Name+" runs")
+		pod := &pods.Items[i]
+		if pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed && ready[pod.Spec.NodeName] {
+			left = append(left, "pod "+pod.Name+" runs")
 		}
 	}
 	return left, nil
@@ -263,7 +295,10 @@ func cleanerOf(agents *appsv1.DaemonSet) (*appsv1.DaemonSet, error) {
 	}
 	template := agents.Spec.Template.DeepCopy()
 	labels := map[string]string{"app.kubernetes.io/name": "portway", componentLabel: cleanerLabel}
-	template.Labels = labels
+	if template.Labels == nil {
+		template.Labels = map[string]string{}
+	}
+	maps.Copy(template.Labels, labels) // policies of the cluster may want the others
 	cleanup := template.Spec.Containers[i]
 	cleanup.Name = "cleanup"
 	cleanup.Args = append(cleanup.Args, "--cleanup", "--cleanup-after="+agentName)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -32,6 +31,7 @@ import (
 // kubelet restart it.
 func TestCleanerOf(t *testing.T) {
 	agents := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: agentName}}
+	agents.Spec.Template.Labels = map[string]string{componentLabel: "agent", "team": "edge"}
 	agents.Spec.Template.Spec.HostNetwork = true
 	agents.Spec.Template.Spec.Containers = []corev1.Container{{
 		Name: "agent", Image: "portway:v1", Command: []string{"/portway-agent"}, Args: []string{"--backend=iptables"},
@@ -63,7 +63,7 @@ func TestCleanerOf(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !selector.Matches(labels.Set(made.Spec.Template.Labels)) || !maps.Equal(made.Spec.Selector.MatchLabels, made.Spec.Template.Labels) {
+	if !selector.Matches(labels.Set(made.Spec.Template.Labels)) || made.Spec.Template.Labels["team"] != "edge" || len(made.Spec.Selector.MatchLabels) != 2 {
 		t.Errorf("labels %v, selector %v", made.Spec.Template.Labels, made.Spec.Selector)
 	}
 	if _, err := cleanerOf(&appsv1.DaemonSet{}); err == nil {
@@ -169,11 +169,19 @@ func TestUncleaned(t *testing.T) {
 }
 
 // TestUninstall: whatever is there, is gone in the end, and once more changes nothing. Who
-// calls it without helm has the DaemonSet that cleans up made of the agents'.
+// calls it without helm has the DaemonSet that cleans up made of the agents', in place of that of a
+// former run; and nobody waits for a pod on a node that is lost.
 func TestUninstall(t *testing.T) {
 	agents := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: agentName}}
 	agents.Spec.Template.Spec.Containers = []corev1.Container{{Name: "agent", Image: "portway:v1"}}
-	core := fake.NewClientset(agents, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: controllerName}})
+	lost := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "lost"}}
+	stuck := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: "stuck", Labels: map[string]string{"app.kubernetes.io/name": "portway", componentLabel: "controller"}},
+		Spec:       corev1.PodSpec{NodeName: "lost"}, Status: corev1.PodStatus{Phase: corev1.PodRunning},
+	}
+	core := fake.NewClientset(agents, lost, stuck,
+		&appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: cleanerName}},
+		&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: controllerName}})
 	var made []string
 	core.PrependReactor("create", "daemonsets", func(action k8stesting.Action) (bool, runtime.Object, error) {
 		if create, ok := action.(k8stesting.CreateAction); ok {
@@ -188,7 +196,9 @@ func TestUninstall(t *testing.T) {
 		Clients: cluster.Clients{NodeReports: reportList{}, AddressPools: noPools{}, Metadata: metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme())},
 	}}
 	for range 2 {
-		if err := u.run(t.Context()); err != nil {
+		ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+		defer stop()
+		if err := u.run(ctx); err != nil {
 			t.Fatal(err)
 		}
 		sets, err := core.AppsV1().DaemonSets("system").List(t.Context(), metav1.ListOptions{})
@@ -202,6 +212,11 @@ func TestUninstall(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{cleanerName}, made); diff != "" {
 		t.Errorf("DaemonSets made: -want +got:\n%s", diff)
+	}
+	// Nodes say that they have rules, and there is nothing to clean them up with.
+	u.NodeReports = reportList{items: []v1alpha1.NodeReport{{ObjectMeta: metav1.ObjectMeta{Name: "elsewhere"}}}}
+	if err := u.run(t.Context()); err == nil || !strings.Contains(err.Error(), "node elsewhere has a NodeReport, but namespace system has no DaemonSet") {
+		t.Errorf("in another namespace: %v", err)
 	}
 }
 

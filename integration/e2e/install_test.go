@@ -244,15 +244,16 @@ func (in *installation) agentProcess(t *testing.T, node int) (capabilities strin
 func (in *installation) givenUp(t *testing.T) { //nolint:thelper // a case of TestInstall
 	in.gatewayAPI(t, lab.CRDsStandard)
 	in.chart = append(in.chart, "--set", "gatewayClass.name=my-tcp-gateway-class")
+	in.chart = append(in.chart, "--set", "cleanup.timeout=1ms")
 	in.helmInstall(t)
-	in.upgraded(t, "cleanup.timeout=1ms")
 	t.Run("rollback", func(t *testing.T) {
 		s := guideObjectsToday(t, in.Cluster)
 		guideServed(t, s)
 		if out, err := in.helm(t.Context(), "uninstall", release, "--namespace", System, "--timeout", helmLimit.String()); err == nil {
 			t.Fatalf("uninstalled in no time: %s", out)
 		}
-		in.mustHelm(t, "rollback", release, "--namespace", System, "--wait", "--timeout", helmLimit.String())
+		in.kubectlFile(t, "delete", "--ignore-not-found", "-f", filepath.Join(in.root, "deploy", "cleanup.yaml"))
+		in.mustHelm(t, "rollback", release, "1", "--namespace", System, "--wait", "--timeout", helmLimit.String())
 		guideServed(t, s)
 		traffic := in.stream(t, "tcp", join(in.Node(1).Addresses[0], 8080))
 		in.kubectlFile(t, "-n", System, "rollout", "restart", "daemonset/portway-agent")
