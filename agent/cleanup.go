@@ -56,14 +56,9 @@ func cleanUp(ctx context.Context, o Options, env environment) error {
 	return nil
 }
 
-// How often it is looked whether the agents are gone: soon at first, and seldom once it takes
-// long, as all nodes do so.
-const (
-	outliveInterval = time.Second
-	outliveSeldom   = 30 * time.Second
-	outliveGrowth   = 1.3
-	outliveJitter   = 0.5
-)
+// outliving is how often it is looked whether the agents are gone: soon at first, and seldom
+// once it takes long, as all nodes do so.
+var outliving = wait.Backoff{Duration: time.Second, Factor: 1.3, Jitter: 0.5, Cap: 30 * time.Second, Steps: 100}
 
 // outlive waits until the agents' DaemonSet is deleted and the one of this node has ended,
 // and returns what keeps the next one from starting meanwhile. While the DaemonSet is there
@@ -86,7 +81,7 @@ func outlive(ctx context.Context, o Options, env environment) (io.Closer, error)
 		}
 		return nil, err
 	}
-	told, interval := "", outliveInterval
+	told, pause := "", outliving
 	for {
 		held, err := look()
 		if err == nil {
@@ -99,8 +94,7 @@ func outlive(ctx context.Context, o Options, env environment) (io.Closer, error)
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for the agents to be gone: %w", err)
-		case <-env.clock.After(wait.Jitter(interval, outliveJitter)):
-			interval = min(time.Duration(float64(interval)*outliveGrowth), outliveSeldom)
+		case <-env.clock.After(pause.Step()):
 		}
 	}
 }

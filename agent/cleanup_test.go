@@ -51,7 +51,7 @@ func TestCleanupOutlivesAgents(t *testing.T) {
 
 		waits := func(while string) {
 			t.Helper()
-			time.Sleep(5 * outliveInterval)
+			time.Sleep(5 * outliving.Duration)
 			synctest.Wait()
 			if len(done) > 0 || s.kernel.cleaned {
 				t.Fatalf("cleaned up while %s: %v", while, <-done)
