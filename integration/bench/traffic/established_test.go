@@ -169,15 +169,8 @@ func (e established) benchmarkBulk(b *testing.B, all []*Loaded) {
 
 func (e established) benchmarkSmall(b *testing.B, all []*Loaded) {
 	b.Helper()
-	clock, err := NewClock()
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() {
-		if err := clock.Close(); err != nil {
-			b.Error(err)
-		}
-	}()
+	clock, closeClock := startClock(b)
+	defer closeClock()
 	var there []*Loaded
 	var senders []*Datagrams
 	for _, l := range all {

@@ -73,15 +73,8 @@ func BenchmarkNewFlow(b *testing.B) {
 
 func benchmarkNewFlow(b *testing.B, plan newFlow, size Size) {
 	b.Helper()
-	clock, err := NewClock()
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() {
-		if err := clock.Close(); err != nil {
-			b.Error(err)
-		}
-	}()
+	clock, closeClock := startClock(b)
+	defer closeClock()
 	begin := time.Now()
 	all, err := loadAll(plan.subjects(b, size), size, clock.CPU, func(s Subject, why error) { fmt.Printf("%s: %s is left out: %v\n", size, s.Name, why) })
 	if err != nil {

@@ -98,15 +98,8 @@ func TestDestinations(t *testing.T) {
 // TestClockStandsStill: it counts the thread's own time, and none in which it sleeps.
 func TestClockStandsStill(t *testing.T) {
 	netns.Require(t)
-	clock, err := NewClock()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := clock.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	clock, closeClock := startClock(t)
+	defer closeClock()
 	cost := func(do func(int) error) float64 {
 		t.Helper()
 		ns, err := clock.per(1, nil, do)
@@ -136,15 +129,8 @@ func TestClockStandsStill(t *testing.T) {
 
 // TestCounters counts what every machine can count; what hardware does is the same.
 func TestCounters(t *testing.T) {
-	clock, err := NewClock()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := clock.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	clock, closeClock := startClock(t)
+	defer closeClock()
 	c := &Counters{}
 	if err := c.open(clock.CPU, unix.PERF_TYPE_SOFTWARE, unix.PERF_COUNT_SW_CPU_CLOCK); err != nil {
 		t.Skipf("perf_event_open: %v", err)

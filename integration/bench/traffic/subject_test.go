@@ -15,15 +15,8 @@ import (
 // build, is left to the measurement, which looks, too.
 func TestSubjects(t *testing.T) {
 	netns.Require(t)
-	clock, err := NewClock()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := clock.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	clock, closeClock := startClock(t)
+	defer closeClock()
 	for _, subject := range Subjects() {
 		if strings.HasPrefix(subject.Name, "kube-proxy") {
 			continue
