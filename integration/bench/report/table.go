@@ -66,7 +66,7 @@ func alone(w io.Writer, all []figure.Figure) {
 // commands writes what repeats the figures.
 func (g group) commands(w io.Writer) {
 	for _, command := range g.distinct(func(f figure.Figure) string { return f.Command }) {
-		fmt.Fprintf(w, "    %s\n", strings.TrimPrefix(command, "BENCH= "))
+		fmt.Fprintf(w, "    %s\n", command)
 	}
 	fmt.Fprintln(w)
 }
