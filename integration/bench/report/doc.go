@@ -16,7 +16,8 @@
 //   - An aim is decided by the whole 95 % interval, and told from its value by enough digits (TestJudge, TestNear).
 //   - One figure is told in one way: a ratio is what was measured turn by turn, wherever it stands (TestOneEstimator).
 //   - What was missed or not measured leads to an explanation (TestRender, TestUnexplained).
-//   - A run that was quick, of no commit, not root, failed or not whole is not published (TestFit).
+//   - A run that was quick, of no commit, not root, failed or not whole is not published (TestFit, TestScript).
+//   - What cannot be installed is left out with a sentence, and the rest measured (TestScript).
 //   - The environment has what figures depend on (TestMachine, TestHypervisor, TestSteal, TestOneProcessor).
 //   - Commands of figures measure where they are pasted (TestCommands).
 package main
