@@ -257,7 +257,7 @@ func BenchmarkAddRemoveListenerShortLadder(b *testing.B) {
 func setRungs(r []int) {
 	rungs = r
 	rungIndex, chainNames = indexRungs(), nameChains()
-	chainIDs, verdicts = numberChains(), makeVerdicts()
+	chainIDs = numberChains()
 }
 
 // A listener with client affinity comes and goes, or one of its endpoints is replaced.

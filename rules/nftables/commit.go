@@ -192,11 +192,10 @@ func (p *pass) send(ops []op) (int, error) {
 	sent := 0
 	for sent < len(ops) {
 		rest := ops[sent:]
-		n := p.prefix(rest)
-		if err := p.encoder.encode(p.conn.Conn, rest[:n]); err != nil {
-			return sent, p.broken(err)
-		}
-		if err := p.flush(p.ctx, rest[:n]); err != nil {
+		n, bytes := p.prefix(rest)
+		p.encoder.encode(rest[:n], bytes)
+		commit := func() error { return p.conn.commit(&p.encoder.batch) }
+		if err := p.flush(p.ctx, commit, rest[:n]); err != nil {
 			return sent, err
 		}
 		p.operations += n
@@ -212,20 +211,21 @@ func (p *pass) note(ops []op) {
 	}
 }
 
-// prefix returns how many of the operations fit into one batch.
-func (p *pass) prefix(ops []op) int {
-	bytes := 0
+// prefix returns how many of the operations fit into one batch, and the most that their
+// elements take.
+func (p *pass) prefix(ops []op) (n, bytes int) {
 	for i := range ops {
-		bytes += ops[i].size()
-		if p.conn.fits(bytes) {
+		size := ops[i].size()
+		if p.conn.fits(bytes + size) {
+			bytes += size
 			continue
 		}
 		if i > 1 && ops[i-1].replacedBy(ops[i]) {
 			i--
 		}
-		return max(i, 1)
+		return max(i, 1), bytes + size
 	}
-	return len(ops)
+	return len(ops), bytes
 }
 
 // flushSteps commits the static part, in as few batches as the buffers allow.
@@ -233,7 +233,7 @@ func (p *Programmer) flushSteps(ctx context.Context, steps []step) error {
 	var total cost
 	for _, s := range steps {
 		if total != (cost{}) && !total.plus(s.cost).within(p.conn.limit) {
-			if err := p.flush(ctx, nil); err != nil {
+			if err := p.flush(ctx, p.conn.Flush, nil); err != nil {
 				return err
 			}
 			total = cost{}
@@ -246,13 +246,13 @@ func (p *Programmer) flushSteps(ctx context.Context, steps []step) error {
 	if total == (cost{}) {
 		return nil
 	}
-	return p.flush(ctx, nil)
+	return p.flush(ctx, p.conn.Flush, nil)
 }
 
-// flush commits what is encoded. After an error the connections are closed, as
+// flush has commit send what is encoded. After an error the connections are closed, as
 // answers may still be under way, and nothing about the kernel is taken for
 // granted any more.
-func (p *Programmer) flush(ctx context.Context, ops []op) error {
+func (p *Programmer) flush(ctx context.Context, commit func() error, ops []op) error {
 	if err := ctx.Err(); err != nil {
 		return errors.Join(err, p.disconnect()) // drops what is encoded
 	}
@@ -263,7 +263,7 @@ func (p *Programmer) flush(ctx context.Context, ops []op) error {
 	p.stats.Batches++
 	err := before
 	if err == nil {
-		if err = p.conn.Flush(); err == nil {
+		if err = commit(); err == nil {
 			p.nextGeneration()
 			err = after
 		}

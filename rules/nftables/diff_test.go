@@ -7,9 +7,6 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/google/nftables"
-	"github.com/mdlayher/netlink"
-
 	"github.com/portway-dev/portway/rules"
 )
 
@@ -185,60 +182,5 @@ func TestShorten(t *testing.T) {
 	other := strings.Repeat("a", 101) + strings.Repeat("b", 99)
 	if shorten(long) == shorten(other) {
 		t.Errorf("two texts have the comment %q", shorten(long))
-	}
-}
-
-// Batches are cut by size, so no element may be larger than it says.
-func TestSizeIsNotTooSmall(t *testing.T) {
-	var sent int
-	conn, err := nftables.New(nftables.WithTestDial(func(messages []netlink.Message) ([]netlink.Message, error) {
-		if len(messages) == 0 { // it waits for an answer
-			return []netlink.Message{{Header: netlink.Header{Type: netlink.Error}, Data: make([]byte, 4)}}, nil
-		}
-		sent = 0
-		for _, m := range messages {
-			sent = max(sent, len(m.Data))
-		}
-		return nil, nil
-	}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := newLayout(DefaultConfig(), everything)
-	for _, addr := range []string{"192.0.2.1", "2001:db8::1"} {
-		k := rules.FrontendKey{Addr: netip.MustParseAddr(addr), Protocol: rules.TCP, Port: 80}
-		name := strings.Repeat("p", 60)
-		slot := rules.Slot{
-			Backend:  &rules.Backend{Ref: "ns/" + name},
-			Endpoint: &rules.Endpoint{Addr: netip.AddrPortFrom(k.Addr, 80), Name: name + name},
-		}
-		for set := range setCount {
-			if set.ipv6() != k.Addr.Is6() {
-				continue
-			}
-			for _, del := range []bool{false, true} {
-				o := op{set: set, del: del, key: &k, n: 7, to: slotChain(rules.Random, 16384), slot: slot, comment: name + name}
-				if set.kind() >= kindExclusive {
-					o.comment = "" // they have none
-				}
-				e := encoder{sets: &l.sets}
-				one, two := []op{o}, []op{o, o}
-				size := func(ops []op) int {
-					if err := e.encode(conn, ops); err != nil {
-						t.Fatal(err)
-					}
-					if err := conn.Flush(); err != nil {
-						t.Fatal(err)
-					}
-					return sent
-				}
-				if actual := size(two) - size(one); actual > o.size() || actual < o.size()-16 || o.size() > maxElement {
-					t.Errorf("%s: encoded in %d bytes, said %d", o, actual, o.size())
-				}
-				if header := size(one) + 16 - o.size(); header > setHeader {
-					t.Errorf("%s: header of %d bytes, at most %d", o, header, setHeader)
-				}
-			}
-		}
 	}
 }

@@ -88,7 +88,8 @@
 //     itself and from it (TestEveryShareIsTheLayouts, TestNobodyGetsNothing), however the
 //     State was reached (TestKernelListsWhatStatesDemand).
 //   - Every element of a State is in the kernel, at any size (TestEveryElementArrives,
-//     TestSmallBuffers, TestSizeIsNotTooSmall).
+//     TestSmallBuffers, TestSizeIsNotTooSmall), encoded as google/nftables would
+//     (TestEncodesAsTheLibrary).
 //   - The same State again sends nothing (TestTwiceIsNothing), another one only the
 //     difference (TestTouchesOnlyTheDifference).
 //   - However a State was reached, the kernel holds what a cold load would make

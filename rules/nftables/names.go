@@ -58,6 +58,29 @@ func slotComment(s rules.Slot) string {
 	return shorten(s.Backend.Ref + " " + s.Endpoint.Name)
 }
 
+// appendSlotComment appends slotComment(s), for nearly all slots without making it first.
+func appendSlotComment(buf []byte, s rules.Slot) []byte {
+	ref, name := s.Backend.Ref, s.Endpoint.Name
+	if len(ref)+1+len(name) > maxComment || !plain(ref) || !plain(name) {
+		return append(buf, slotComment(s)...)
+	}
+	buf = append(buf, ref...)
+	if name != "" {
+		buf = append(append(buf, ' '), name...)
+	}
+	return buf
+}
+
+// plain reports whether a text has nothing but ASCII that comments can hold.
+func plain(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c == '"' || c == '\\' || c >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
 // chainID is a chain that a listener can lead to, small enough to keep one for
 // each listener; see chainName.
 type chainID uint16

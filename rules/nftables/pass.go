@@ -29,6 +29,7 @@ type pass struct {
 const maxSplits = 64
 
 func (p *pass) run() error {
+	defer p.encoder.shrink()
 	if err := p.connect(); err != nil {
 		return err
 	}
