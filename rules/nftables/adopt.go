@@ -229,7 +229,11 @@ func (r *reader) read(id setID, e rawElement) bool {
 	case kindRefused:
 		return r.readRefused(service, key, e)
 	default:
-		return r.readSlot(service, key, e)
+		w := narrow
+		if id.kind() == kindWideSlots {
+			w = wide
+		}
+		return r.readSlot(service, w, key, e)
 	}
 }
 
@@ -275,7 +279,7 @@ func (r *reader) readRefused(service rules.FrontendKey, from []byte, e rawElemen
 	return true
 }
 
-func (r *reader) readSlot(service rules.FrontendKey, number []byte, e rawElement) bool {
+func (r *reader) readSlot(service rules.FrontendKey, w width, number []byte, e rawElement) bool {
 	addr, port := cutAddr(e.value, service.Addr.Is6())
 	if len(number) != 4 || !addr.IsValid() || len(port) != 4 {
 		return false
@@ -284,12 +288,12 @@ func (r *reader) readSlot(service rules.FrontendKey, number []byte, e rawElement
 	if n >= rules.MaxSlots {
 		return false
 	}
-	p := r.program(service)
-	if n >= len(p.slots) {
-		p.slots = append(p.slots, make([]rules.Slot, n+1-len(p.slots))...)
+	slots := &r.program(service).slots[w]
+	if n >= len(*slots) {
+		*slots = append(*slots, make([]rules.Slot, n+1-len(*slots))...)
 	}
-	r.torn = r.torn || !p.slots[n].Refused()
-	p.slots[n] = r.slot(netip.AddrPortFrom(addr, binary.BigEndian.Uint16(port)), e)
+	r.torn = r.torn || !(*slots)[n].Refused()
+	(*slots)[n] = r.slot(netip.AddrPortFrom(addr, binary.BigEndian.Uint16(port)), e)
 	return true
 }
 

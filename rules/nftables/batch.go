@@ -38,7 +38,7 @@ func (o op) String() string {
 	}
 	fmt.Fprintf(&b, " %s", *o.key)
 	switch o.set.kind() {
-	case kindSlots:
+	case kindSlots, kindWideSlots:
 		fmt.Fprintf(&b, " slot %d", o.n)
 		if !o.del {
 			fmt.Fprintf(&b, " = %s", o.slot.Endpoint.Addr)
@@ -82,7 +82,7 @@ func (o op) size() int {
 		size += nested + 2*addr
 	case kindEndpoints:
 		size += nested + addr + 8
-	case kindSlots:
+	case kindSlots, kindWideSlots:
 		size += nested + addr + 12
 		if !o.del {
 			size += nested + addr + 4

@@ -88,7 +88,7 @@ func BenchmarkDiff(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			for _, change := range rules.Changes(from, to) {
-				newPlan(change.Key, was, compile(change.Key, change.New, was.slots))
+				newPlan(change.Key, was, compile(change.Key, change.New, was.previous()))
 			}
 		}
 	})

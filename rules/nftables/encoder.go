@@ -195,7 +195,7 @@ func (e *encoder) key(o *op) {
 	case kindLocal, kindExclusive:
 	case kindHairpin:
 		e.bytes = appendAddr(e.bytes, o.key.Addr)
-	case kindSlots:
+	case kindSlots, kindWideSlots:
 		e.bytes = binary.NativeEndian.AppendUint32(appendService(e.bytes, o.key), o.n)
 	case kindRefused:
 		e.bytes = binary.BigEndian.AppendUint32(appendService(e.bytes, o.key), 0)
@@ -212,7 +212,7 @@ func (e *encoder) key(o *op) {
 // data appends what a map has for the key: a slot's endpoint, or "goto CHAIN".
 func (e *encoder) data(o *op) {
 	switch o.set.kind() {
-	case kindSlots:
+	case kindSlots, kindWideSlots:
 		at := e.value(unix.NFTA_SET_ELEM_DATA)
 		e.bytes = appendAddr(e.bytes, o.slot.Endpoint.Addr.Addr())
 		e.bytes = appendPort(e.bytes, o.slot.Endpoint.Addr.Port())
@@ -233,9 +233,11 @@ func (e *encoder) data(o *op) {
 func (e *encoder) comment(o *op) {
 	at := e.open(unix.NFTA_SET_ELEM_USERDATA)
 	text := len(e.bytes) + 2
-	if e.bytes = append(e.bytes, 0, 0); o.set.kind() == kindSlots {
+	e.bytes = append(e.bytes, 0, 0)
+	switch o.set.kind() {
+	case kindSlots, kindWideSlots:
 		e.bytes = appendSlotComment(e.bytes, o.slot)
-	} else {
+	default:
 		e.bytes = append(e.bytes, o.comment...)
 	}
 	if len(e.bytes) == text {

@@ -42,7 +42,7 @@ func libraryElement(o op) nftables.SetElement {
 	case kindRefused:
 		e.Key = append(service(), 0, 0, 0, 0)
 		e.KeyEnd = binary.BigEndian.AppendUint32(service(), o.n-1)
-	case kindSlots:
+	case kindSlots, kindWideSlots:
 		e.Key = binary.NativeEndian.AppendUint32(service(), o.n)
 		if !o.del {
 			to := o.slot.Endpoint.Addr
@@ -145,7 +145,7 @@ func encodableOps(r *rand.Rand, n int) []op {
 			o.to, o.comment = chainRefuse+chainID(r.IntN(len(chainNames)-1)), shorten(refs[r.IntN(len(refs))]+names[r.IntN(len(names))])
 		case kindRefused:
 			o.comment = shorten(refs[r.IntN(len(refs))])
-		case kindSlots:
+		case kindSlots, kindWideSlots:
 			o.slot = rules.Slot{
 				Backend:  &rules.Backend{Ref: refs[r.IntN(len(refs))]},
 				Endpoint: &rules.Endpoint{Addr: netip.AddrPortFrom(addr, uint16(r.Uint32())), Name: names[r.IntN(len(names))]},

@@ -130,11 +130,7 @@ func (d *draft) compile() {
 	if d.err = rules.Validate(d.key, d.frontend); d.err != nil {
 		return
 	}
-	var previous []rules.Slot
-	if d.was != nil {
-		previous = d.was.slots
-	}
-	d.now = compile(d.key, d.frontend, previous)
+	d.now = compile(d.key, d.frontend, d.was.previous())
 }
 
 // changes returns the Frontends to look at: those that differ from the last State,
