@@ -196,13 +196,13 @@ func (r *reader) read(id setID, e rawElement) bool {
 		if !addr.IsValid() || len(key) != 0 {
 			return false
 		}
-		r.member(id, &rules.FrontendKey{Addr: addr})
+		r.member(id, rules.FrontendKey{Addr: addr})
 		return true
 	case kindHairpin:
 		if !addr.IsValid() || !bytes.Equal(e.key, append(slices.Clone(key), key...)) {
 			return false
 		}
-		r.member(id, &rules.FrontendKey{Addr: addr})
+		r.member(id, rules.FrontendKey{Addr: addr})
 		return true
 	default: // has a service
 	}
@@ -213,7 +213,7 @@ func (r *reader) read(id setID, e rawElement) bool {
 	key = key[8:]
 	switch id.kind() {
 	case kindEndpoints:
-		r.member(id, &service)
+		r.member(id, service)
 		return true
 	case kindListeners:
 		p := r.program(service)
@@ -237,9 +237,8 @@ func (r *reader) read(id setID, e rawElement) bool {
 	}
 }
 
-func (r *reader) member(id setID, key *rules.FrontendKey) {
-	r.torn = r.torn || r.members.refs[memberOf(id, *key)].held
-	r.members.note(&op{set: id, key: key})
+func (r *reader) member(id setID, key rules.FrontendKey) {
+	r.torn = r.members.hold(memberOf(id, key)) || r.torn
 }
 
 func (r *reader) program(key rules.FrontendKey) *program {

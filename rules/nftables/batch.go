@@ -12,7 +12,7 @@ type op struct {
 	set     setID
 	del     bool
 	to      chainID            // listeners, drawn: the chain it leads to
-	n       uint32             // slots: the slot; refused: how many numbers are dropped
+	n       uint32             // slots: the slot; refused: how many numbers are dropped; members: the memberID
 	key     *rules.FrontendKey // endpoints: the endpoint; exclusive, local, hairpin: the address only
 	slot    rules.Slot         // slots: the endpoint
 	comment string             // listeners, drawn, refused

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // commit sends slots and switches of all plans: as many Frontends in one batch as
@@ -45,7 +46,12 @@ func (p *pass) fitting(plans []*plan) int {
 // commitGroup commits the plans at once. When the kernel refuses, it halves them
 // until the one to blame is alone, so that it does not keep the others.
 func (p *pass) commitGroup(plans []*plan) error {
-	ops := p.kernel.members.missing(plans)
+	ops := p.kernel.members.acquire(plans)
+	room := 0
+	for _, pl := range plans {
+		room += len(pl.slots) + len(pl.switches)
+	}
+	ops = slices.Grow(ops, room)
 	for _, pl := range plans {
 		ops = append(ops, pl.slots...)
 	}
@@ -53,12 +59,17 @@ func (p *pass) commitGroup(plans []*plan) error {
 		ops = append(ops, pl.switches...)
 	}
 	sent, err := p.send(ops)
+	p.note(ops[:sent])
 	if err != nil {
-		p.note(ops[:sent])
+		p.kernel.members.dismiss(ops[sent:])
+		for _, pl := range plans {
+			p.kernel.members.release(pl.now)
+		}
 	}
 	switch {
 	case err == nil:
 		for _, pl := range plans {
+			p.count(pl)
 			if pl.now == nil && pl.was.serves() {
 				p.removed = append(p.removed, pl.key)
 			}
@@ -67,7 +78,6 @@ func (p *pass) commitGroup(plans []*plan) error {
 				p.sweeps = append(p.sweeps, pl)
 			}
 		}
-		p.note(ops) // only now: what has users is never among the unneeded
 		return nil
 	case !rejected(err):
 		p.failPlans(plans, err)
@@ -112,9 +122,17 @@ func (p *pass) reconnect() error {
 	return nil
 }
 
+// count settles whose members count: no longer those of the old program.
+func (p *pass) count(pl *plan) {
+	p.kernel.members.release(pl.was)
+	if pl.now != nil { // hence kept, which is the same or has the same members
+		pl.now.members, pl.kept.members = nil, nil
+		pl.kept.counted = pl.now.counted
+	}
+}
+
 // settle records what the kernel holds for a Frontend now.
 func (p *pass) settle(pl *plan, holds *program) {
-	p.kernel.members.replace(pl.was, holds)
 	pl.was = holds
 	if p.own != nil {
 		p.own[pl.key] = struct{}{}

@@ -21,8 +21,10 @@ type program struct {
 	// or half replaced may have more slots than its chain picks from, and some of the
 	// other width.
 	slots [widths][]rules.Slot
-	// members are its elements of the sets that tell of endpoints, without duplicates.
+	// members are its elements of the sets that tell of endpoints, without duplicates;
+	// once the kernel holds them for it they are in counted instead.
 	members []member
+	counted []memberID
 	// adopted programs are read back from the kernel, which does not tell their members.
 	adopted bool
 }

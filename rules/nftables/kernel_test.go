@@ -64,11 +64,11 @@ func checkKernel(tb testing.TB, c Config, s *rules.State) {
 	for key, p := range k.programs {
 		tb.Errorf("%s: not wanted: %s", key, programText(p))
 	}
-	for id, r := range k.members.refs {
-		if r.held && !wanted[id] {
-			tb.Errorf("%s: not wanted: %s", id.set, id.key())
+	for _, r := range k.members.refs {
+		if r.held && !wanted[r.member] {
+			tb.Errorf("%s: not wanted: %s", r.set, r.key())
 		}
-		delete(wanted, id)
+		delete(wanted, r.member)
 	}
 	for id := range wanted {
 		tb.Errorf("%s: missing: %s", id.set, id.key())
