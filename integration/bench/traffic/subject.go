@@ -120,6 +120,12 @@ func (s Subject) Load(size Size, cpu int, protocols ...rules.Protocol) (_ *Loade
 	if err := s.load(l); err != nil {
 		return nil, err
 	}
+	if !s.untracked && !s.Proxy {
+		// The flows of a round are there until they are forgotten.
+		if err := l.Node.SetSysctl("net/netfilter/nf_conntrack_udp_timeout", "600"); err != nil {
+			return nil, err
+		}
+	}
 	return l, nil
 }
 
