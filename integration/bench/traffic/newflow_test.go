@@ -232,7 +232,7 @@ func (r *recorder) udp(c *Costs, toAll bool) {
 			aim = figure.AtMost(most)
 		}
 		r.record(name+addedName, l.Name, "ns", note, aim, added...)
-		if !slices.Contains(everywhere, l.Name) && l.Name != Offloaded {
+		if l.Peer {
 			r.record(name+": ratio to "+l.Name, Ours, "", note, figure.AtMost(1), c.Per[[2]string{Ours, l.Name}]...)
 		}
 	}
@@ -264,11 +264,10 @@ func (r *recorder) tcp(c *Costs, served bool) {
 	}
 	r.bases(name, note, c, aim)
 	for _, l := range r.all {
-		switch ratio := c.Per[[2]string{l.Name, Ours}]; {
+		switch {
 		case l.Proxy:
-			r.record(name+": ratio to portway", l.Name, "", note, aim(figure.AtLeast(1.7)), ratio...)
-		case l.Routed || slices.Contains(everywhere, l.Name) || l.Name == Offloaded:
-		default:
+			r.record(name+": ratio to portway", l.Name, "", note, aim(figure.AtLeast(1.7)), c.Per[[2]string{l.Name, Ours}]...)
+		case l.Peer:
 			r.record(name+": ratio to "+l.Name, Ours, "", note, aim(figure.AtMost(1)), c.Per[[2]string{Ours, l.Name}]...)
 		}
 	}
