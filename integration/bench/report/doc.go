@@ -10,7 +10,7 @@
 //
 // What must stay so, and the test that says it:
 //   - Rendering is a function of results.json: the same bytes for the same input, in whatever
-//     order it was collected (TestRender, TestRenderOrder).
+//     order it was collected (TestRender, TestRenderOrder, TestVariants).
 //   - A run replaces what the run of the same name measured before and nothing else (TestCollect).
 //   - Aims are a list of name, size and subject, so that a figure which is not there is seen (TestAims, TestAimed).
 //   - An aim is decided by the whole 95 % interval, and told from its value by enough digits (TestJudge, TestNear).

@@ -140,6 +140,25 @@ func TestCollect(t *testing.T) {
 	}
 }
 
+// TestVariants: a variant of a subject stands behind it in tables, and in no plot.
+func TestVariants(t *testing.T) {
+	got := []string{"static dnat", "portway without filter chains", "somebody", "conntrack only, one endpoint", figure.Ours, "conntrack only", "portway, flowtable"}
+	slices.SortFunc(got, compareSubjects)
+	want := []string{
+		figure.Ours, "portway without filter chains", "portway, flowtable", "conntrack only", "conntrack only, one endpoint", "static dnat", "somebody",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("subjects (-want +got):\n%s", diff)
+	}
+	c := chart{section: figure.NewFlow, names: []string{"a"}}
+	for _, subject := range want {
+		f := figure.Figure{Section: figure.NewFlow, Name: "a", Subject: subject}
+		if got, want := c.wants(f), slices.Contains(subjects, subject); got != want {
+			t.Errorf("a plot has %s: %v, want %v", subject, got, want)
+		}
+	}
+}
+
 func TestValues(t *testing.T) {
 	for _, test := range []struct {
 		x          float64

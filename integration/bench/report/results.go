@@ -136,9 +136,10 @@ var subjects = []string{
 	figure.Ours, "no NAT, no conntrack", "conntrack only", "static dnat", "kube-proxy nftables", "kube-proxy iptables", "haproxy", "nginx stream",
 }
 
+// compareSubjects puts a variant, whose name begins with that of another, behind it.
 func compareSubjects(a, b string) int {
 	at := func(s string) int {
-		if i := slices.Index(subjects, s); i >= 0 {
+		if i := slices.IndexFunc(subjects, func(of string) bool { return strings.HasPrefix(s, of) }); i >= 0 {
 			return i
 		}
 		return len(subjects)
