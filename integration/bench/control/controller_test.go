@@ -97,7 +97,7 @@ func TestControllerSettles(t *testing.T) {
 		agents           int // that report; 0: there is one, and it does not
 	}
 	for _, s := range effort(
-		[]start{{100, 10, false, 0}, {200, 0, true, 20}},
+		[]start{{50, 10, false, 0}, {100, 0, true, 20}},
 		[]start{{1000, 10, false, 0}, {1000, 0, true, 0}, {1000, 0, true, 100}},
 		[]start{{1000, 10, false, 0}, {5000, 0, true, 0}, {5000, 0, true, 100}},
 	) {
@@ -220,9 +220,9 @@ func TestControllerOfAFleet(t *testing.T) {
 		}
 		return from
 	}
-	from := renew(0, effort(10*time.Second, 20*time.Second, 30*time.Second)) // until it has settled
+	from := renew(0, effort(6*time.Second, 20*time.Second, 30*time.Second)) // until it has settled
 	before, began, sent := p.cpu(t), time.Now(), watched(api, "portway-controller")
-	renew(from, effort(10*time.Second, 30*time.Second, 2*time.Minute))
+	renew(from, effort(8*time.Second, 30*time.Second, 2*time.Minute))
 	took := time.Since(began).Seconds()
 	fig := func(what, unit string, value float64) {
 		record(t, figure.Figure{

@@ -71,7 +71,7 @@ func TestProgramming(t *testing.T) {
 	for _, s := range sizes {
 		taken := map[string]*programming{}
 		var kernel []float64
-		for range effort(3, 5, 9) {
+		for range effort(2, 5, 9) {
 			kernel = append(kernel, s.program(t, taken, false))
 		}
 		for range effort(1, 3, 9) {
