@@ -143,6 +143,7 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 		return ctx.Err() // stopped in the middle: nothing to report
 	}
 	a.lookout.programmed(a.clock.Since(began), results.Restored)
+	a.metrics.exchanged(results)
 	a.metrics.programmed(state.Len(), a.clock.Since(began), a.clock.Now(), programError(results, err))
 	whole := err != nil && failedWhole(state, results, err)
 	if !whole {

@@ -65,7 +65,7 @@ func (p *fakeProgrammer) Program(_ context.Context, state *rules.State) (rules.R
 		}
 	}
 	p.committed = next
-	return rules.Results{Committed: next, Errors: p.errs, Operations: 1, Restored: restored}, nil
+	return rules.Results{Committed: next, Errors: p.errs, Operations: 1, Sent: 5, Received: 3, Restored: restored}, nil
 }
 
 func (p *fakeProgrammer) Disturbed() bool {

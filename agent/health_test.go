@@ -122,6 +122,10 @@ portway_agent_api_write_failures_total{object="report"} 0
 # HELP portway_agent_last_program_success_timestamp_seconds [ALPHA] When the kernel was last found or brought up to date, in seconds since 1970.
 # TYPE portway_agent_last_program_success_timestamp_seconds gauge
 portway_agent_last_program_success_timestamp_seconds 1.7672256e+09
+# HELP portway_agent_netlink_messages_total [ALPHA] Messages exchanged with nf_tables to program it, those that begin and end batches and acknowledgements included.
+# TYPE portway_agent_netlink_messages_total counter
+portway_agent_netlink_messages_total{direction="received"} 3
+portway_agent_netlink_messages_total{direction="sent"} 5
 # HELP portway_agent_program_failures_total [ALPHA] Times that something could not be programmed; the rules before stayed.
 # TYPE portway_agent_program_failures_total counter
 portway_agent_program_failures_total 1
@@ -131,7 +135,7 @@ portway_agent_programmed_frontends 2
 `
 	if err := testutil.GatherAndCompare(b.metrics.registry, strings.NewReader(want),
 		"portway_agent_api_write_failures_total", "portway_agent_last_program_success_timestamp_seconds",
-		"portway_agent_program_failures_total", "portway_agent_programmed_frontends"); err != nil {
+		"portway_agent_netlink_messages_total", "portway_agent_program_failures_total", "portway_agent_programmed_frontends"); err != nil {
 		t.Error(err)
 	}
 	code, text := get(t, healthHandler(b.progress, b.metrics), "/metrics")

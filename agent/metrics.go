@@ -4,6 +4,8 @@ import (
 	"time"
 
 	componentmetrics "k8s.io/component-base/metrics"
+
+	"github.com/portway-dev/portway/rules"
 )
 
 // instruments are this agent's own numbers.
@@ -12,6 +14,7 @@ type instruments struct {
 
 	frontends   *componentmetrics.Gauge
 	duration    *componentmetrics.Histogram
+	messages    *componentmetrics.CounterVec
 	failures    *componentmetrics.Counter
 	restored    *componentmetrics.Counter
 	lastSuccess *componentmetrics.Gauge
@@ -42,6 +45,12 @@ func newInstruments() *instruments {
 			Help:    "Time it took to bring the kernel up to date.",
 			Buckets: componentmetrics.ExponentialBuckets(0.0005, 2, 16), // 0.5 ms to 16 s
 		}),
+		// Many more than changes: others change their rules all the time, and each time ours are
+		// read. Zero with backend iptables, whose programs do that.
+		messages: componentmetrics.NewCounterVec(&componentmetrics.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "netlink_messages_total", StabilityLevel: componentmetrics.ALPHA,
+			Help: "Messages exchanged with nf_tables to program it, those that begin and end batches and acknowledgements included.",
+		}, []string{"direction"}),
 		// Rising: traffic follows an old state. The log and the NodeReport say why.
 		failures: componentmetrics.NewCounter(&componentmetrics.CounterOpts{
 			Namespace: namespace, Subsystem: subsystem, Name: "program_failures_total", StabilityLevel: componentmetrics.ALPHA,
@@ -71,10 +80,16 @@ func newInstruments() *instruments {
 			Help: "Tracked flows that were ended because their endpoint or listener is gone, or that predate the rules.",
 		}, []string{"protocol"}),
 	}
-	m.registry.MustRegister(m.frontends, m.duration, m.failures, m.restored, m.lastSuccess, m.apiFailures, m.flowsEnded)
+	m.registry.MustRegister(m.frontends, m.duration, m.messages, m.failures, m.restored, m.lastSuccess, m.apiFailures, m.flowsEnded)
 	m.apiFailures.WithLabelValues(objectLease)
 	m.apiFailures.WithLabelValues(objectReport)
 	return m
+}
+
+// exchanged counts messages.
+func (m *instruments) exchanged(r rules.Results) {
+	m.messages.WithLabelValues("sent").Add(float64(r.Sent))
+	m.messages.WithLabelValues("received").Add(float64(r.Received))
 }
 
 // programmed counts one attempt to bring the kernel up to date.

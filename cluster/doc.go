@@ -43,7 +43,9 @@
 //     (TestOwnKindsAsTheAPI).
 //   - A list is one change, and what is as it was is not held twice
 //     (TestFeedTakesAListAsOneChange). Of EndpointSlices only what the decision goes by
-//     is held at all (TestTrimEndpointSlice).
+//     is held at all (TestTrimEndpointSlice), Services that are alike are one
+//     (TestAlikeServicesAreOne), and nothing that a decision depends on is missing
+//     (TestTrimChangesNoDecision).
 //   - No kind is asked for that a program does not need (TestLiveReadsNothingElse).
 //   - Our clients send and understand what client-go's clientsets do
 //     (TestClientsAreAsClientsets, TestDiscovery).

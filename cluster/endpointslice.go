@@ -6,9 +6,7 @@ import (
 	"strings"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/portway-dev/portway/topology"
@@ -16,21 +14,14 @@ import (
 
 // endpointSlice is an EndpointSlice as small as what is made of it. Immutable.
 type endpointSlice struct {
-	metav1.ObjectMeta // namespace and name, and the resourceVersion that a feed goes by
-	service           string
-	content           *topology.EndpointSlice
+	named
+	service string
+	content *topology.EndpointSlice
 }
 
 func newEndpointSlice(s *discoveryv1.EndpointSlice) *endpointSlice {
-	return &endpointSlice{
-		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name, ResourceVersion: s.ResourceVersion},
-		service:    s.Labels[discoveryv1.LabelServiceName],
-		content:    topology.NewEndpointSlice(s),
-	}
+	return &endpointSlice{nameOnly(s), s.Labels[discoveryv1.LabelServiceName], topology.NewEndpointSlice(s)}
 }
-
-// GetObjectKind makes it an Object; nobody asks for its kind.
-func (*endpointSlice) GetObjectKind() schema.ObjectKind { return schema.EmptyObjectKind }
 
 // DeepCopyObject returns a copy that has the content in common.
 func (s *endpointSlice) DeepCopyObject() runtime.Object {
@@ -55,23 +46,23 @@ func newSliceIndex() sliceIndex {
 
 // find returns where among those of a Service a slice is or would be.
 func (x *sliceIndex) find(service types.NamespacedName, name string) (int, bool) {
-	return slices.BinarySearchFunc(x.byService[service], name, func(s *endpointSlice, name string) int { return strings.Compare(s.Name, name) })
+	return slices.BinarySearchFunc(x.byService[service], name, func(s *endpointSlice, name string) int { return strings.Compare(s.name, name) })
 }
 
 func (x *sliceIndex) set(slice *endpointSlice) (changed bool, err error) {
-	key := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Name}
+	key := types.NamespacedName{Namespace: slice.namespace, Name: slice.name}
 	if slice.service == "" {
 		// A slice that lost its label serves nobody any more.
 		changed = x.remove(key)
 		return changed, fmt.Errorf("EndpointSlice %s belongs to no Service: add the label %s with the Service's name",
 			key, discoveryv1.LabelServiceName)
 	}
-	service := types.NamespacedName{Namespace: slice.Namespace, Name: slice.service}
+	service := types.NamespacedName{Namespace: slice.namespace, Name: slice.service}
 	if owner, ok := x.owner[key]; ok && owner != service {
 		x.remove(key)
 	}
 	of := x.byService[service]
-	switch i, known := x.find(service, slice.Name); {
+	switch i, known := x.find(service, slice.name); {
 	case !known:
 		x.byService[service] = slices.Insert(of, i, slice)
 	case of[i].content.Equal(slice.content):

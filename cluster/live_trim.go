@@ -75,15 +75,6 @@ func reduce(o metav1.Object, labels map[string]string) {
 	o.SetGenerateName("")
 }
 
-// exact frees what a decoder allocates beyond the length of a list, for one element room for
-// four.
-func exact[T any](list []T) []T {
-	if cap(list) == len(list) {
-		return list
-	}
-	return append(make([]T, 0, len(list)), list...)
-}
-
 func (t trimmer) gatewayClass(c *gatewayv1.GatewayClass) Object {
 	t.meta(c)
 	if !t.statuses {
@@ -96,6 +87,9 @@ func (t trimmer) gatewayClass(c *gatewayv1.GatewayClass) Object {
 // are from: they are what agents are told.
 func (t trimmer) gateway(g *gatewayv1.Gateway) Object {
 	g.Spec.Listeners = exact(g.Spec.Listeners)
+	for i := range g.Spec.Listeners {
+		shareAllowed(&g.Spec.Listeners[i].AllowedRoutes)
+	}
 	t.metaWithFields(g)
 	if !t.statuses {
 		g.Status = gatewayv1.GatewayStatus{Addresses: g.Status.Addresses, Conditions: addressMode(g.Status.Conditions)}
@@ -114,6 +108,10 @@ func addressMode(conditions []metav1.Condition) []metav1.Condition {
 }
 
 func (t trimmer) listenerSet(s *gatewayv1.ListenerSet) Object {
+	s.Spec.Listeners = exact(s.Spec.Listeners)
+	for i := range s.Spec.Listeners {
+		shareAllowed(&s.Spec.Listeners[i].AllowedRoutes)
+	}
 	t.metaWithFields(s)
 	if !t.statuses {
 		s.Status = gatewayv1.ListenerSetStatus{}
@@ -122,9 +120,9 @@ func (t trimmer) listenerSet(s *gatewayv1.ListenerSet) Object {
 }
 
 func (t trimmer) tcpRoute(r *gatewayv1.TCPRoute) Object {
-	r.Spec.ParentRefs, r.Spec.Rules = exact(r.Spec.ParentRefs), exact(r.Spec.Rules)
+	r.Spec.ParentRefs, r.Spec.Rules = shareParents(r.Spec.ParentRefs), exact(r.Spec.Rules)
 	for i := range r.Spec.Rules {
-		r.Spec.Rules[i].BackendRefs = exact(r.Spec.Rules[i].BackendRefs)
+		r.Spec.Rules[i].BackendRefs = shareBackends(r.Spec.Rules[i].BackendRefs)
 	}
 	t.meta(r)
 	if !t.statuses {
@@ -134,9 +132,9 @@ func (t trimmer) tcpRoute(r *gatewayv1.TCPRoute) Object {
 }
 
 func (t trimmer) udpRoute(r *gatewayv1.UDPRoute) Object {
-	r.Spec.ParentRefs, r.Spec.Rules = exact(r.Spec.ParentRefs), exact(r.Spec.Rules)
+	r.Spec.ParentRefs, r.Spec.Rules = shareParents(r.Spec.ParentRefs), exact(r.Spec.Rules)
 	for i := range r.Spec.Rules {
-		r.Spec.Rules[i].BackendRefs = exact(r.Spec.Rules[i].BackendRefs)
+		r.Spec.Rules[i].BackendRefs = shareBackends(r.Spec.Rules[i].BackendRefs)
 	}
 	t.meta(r)
 	if !t.statuses {
@@ -189,16 +187,20 @@ func (t trimmer) service(s *corev1.Service) Object {
 	if s.Labels[v1alpha1.GatewayNamespaceLabel] != "" && s.Labels[v1alpha1.GatewayNameLabel] != "" {
 		return t.loadBalancer(s)
 	}
-	reduce(s, nil)
-	ports := make([]corev1.ServicePort, 0, len(s.Spec.Ports))
+	ports, plain := make([]corev1.ServicePort, 0, len(s.Spec.Ports)), true
 	for _, p := range s.Spec.Ports {
 		ports = append(ports, corev1.ServicePort{Name: p.Name, Protocol: p.Protocol, Port: p.Port, NodePort: p.NodePort})
+		plain = plain && p.NodePort == 0
 	}
-	s.Spec = corev1.ServiceSpec{
+	spec := corev1.ServiceSpec{
 		Type: s.Spec.Type, Ports: ports,
 		SessionAffinity: s.Spec.SessionAffinity, ExternalTrafficPolicy: s.Spec.ExternalTrafficPolicy,
 	}
-	s.Status = corev1.ServiceStatus{}
+	if plain {
+		return newPlainService(s, spec)
+	}
+	reduce(s, nil)
+	s.Spec, s.Status = spec, corev1.ServiceStatus{}
 	return s
 }
 

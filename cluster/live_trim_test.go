@@ -127,6 +127,9 @@ func TestTrimSizes(t *testing.T) {
 		},
 	}
 	size := func(object any) (int, string) {
+		if plain, ok := object.(*plainService); ok {
+			object = []any{plain.namespace, plain.name, plain.content}
+		}
 		text, err := json.Marshal(object)
 		if err != nil {
 			t.Fatal(err)
@@ -165,8 +168,8 @@ func TestTrimEndpointSlice(t *testing.T) {
 	if !ok {
 		t.Fatal("of another type")
 	}
-	want := &endpointSlice{metav1.ObjectMeta{Namespace: "default", Name: "a", ResourceVersion: "123456"}, "s", topology.NewEndpointSlice(given)}
-	if diff := cmp.Diff(want, trimmed, cmp.AllowUnexported(endpointSlice{})); diff != "" {
+	want := &endpointSlice{named{noMetadata, "default", "a", "123456"}, "s", topology.NewEndpointSlice(given)}
+	if diff := cmp.Diff(want, trimmed, cmp.AllowUnexported(endpointSlice{}, named{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	s := NewStore()

@@ -185,6 +185,9 @@ func (s *Store) put(object Object) (changed bool, err error) {
 	case *corev1.Service:
 		changed, _ = s.services.set(key, o)
 		decides = changed // of a status is kept what decides
+	case *plainService:
+		changed, _ = s.services.set(key, o.content)
+		decides = changed
 	case *v1alpha1.AddressPool:
 		old := s.pools.objects[key.Name]
 		changed, decides = s.pools.set(key.Name, o)
@@ -225,7 +228,7 @@ func (s *Store) remove(object Object) (changed bool, err error) {
 		changed = s.grants.remove(key)
 	case *corev1.Namespace:
 		changed = s.namespaces.remove(key.Name)
-	case *corev1.Service:
+	case *corev1.Service, *plainService:
 		changed = s.services.remove(key)
 	case *v1alpha1.AddressPool:
 		changed = s.pools.remove(key.Name)

@@ -60,7 +60,7 @@ func newController(config Config, from source, w *writer, c clock.WithDelayedExe
 		graph:   &topology.Graph{},
 		census:  newCensus(config, h),
 		prover:  newProver(config.AgentTimeout),
-		lags:    newLags(config.LagTolerance),
+		lags:    newLags(config.LagTolerance, c),
 		pools:   newAllocator(),
 		orphans: orphans{},
 		changed: make(chan struct{}, 1),

@@ -1,12 +1,15 @@
 package controller
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/flowcontrol"
+	"k8s.io/utils/clock"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/portway-dev/portway/topology"
@@ -17,6 +20,10 @@ const (
 	pending    = string(gatewayv1.GatewayReasonPending)
 	// progressInterval is how often at most a Gateway's "3/5 nodes" is told anew.
 	progressInterval = time.Second
+	// progressRate is how many Gateways a second are told anew at most. It is a fifth of what
+	// the API is asked by default: where thousands of Gateways wait for thousands of nodes, those of
+	// which there is something to conclude would otherwise wait for those of which there is not.
+	progressRate = 10
 	// silenceInterval is how often at most it is told anew which agents are silent. All
 	// Gateways name them, so that each time is a write of every Gateway; nodes that are
 	// lost together show over the 10 s in which agents renew, and those of a rollout
@@ -46,10 +53,11 @@ func (s *silence) tell(now time.Time, silent []string) (next time.Time) {
 
 // lags gives the nodes time: an edit that all of them prove within the tolerance
 // never shows as Programmed False, and their progress is told no more often than
-// people can read. Not safe for concurrent use.
+// people can read, of all Gateways together. Not safe for concurrent use.
 type lags struct {
 	tolerance time.Duration
 	gateways  map[types.NamespacedName]*lag
+	progress  flowcontrol.PassiveRateLimiter // of what is told anew
 }
 
 // lag is of one Gateway that some node has not proven.
@@ -59,8 +67,11 @@ type lag struct {
 	toldAt time.Time
 }
 
-func newLags(tolerance time.Duration) *lags {
-	return &lags{tolerance: tolerance, gateways: map[types.NamespacedName]*lag{}}
+func newLags(tolerance time.Duration, c clock.PassiveClock) *lags {
+	return &lags{
+		tolerance: tolerance, gateways: map[types.NamespacedName]*lag{},
+		progress: flowcontrol.NewTokenBucketPassiveRateLimiterWithClock(progressRate, progressRate, c),
+	}
 }
 
 // published is what objects have for a status. A Graph shows it as it was when the
@@ -85,6 +96,7 @@ func (p published) set(key types.NamespacedName) gatewayv1.ListenerSetStatus {
 // when this has to be looked at again by the mere passing of time; zero: never.
 func (l *lags) hold(now time.Time, g *topology.Graph, p published, s *topology.Statuses) (next time.Time) {
 	lagging := make(map[types.NamespacedName]*lag, len(l.gateways))
+	var anew []types.NamespacedName
 	for key, status := range s.Gateways {
 		desired := condition(status.Conditions, programmed)
 		if desired == nil || desired.Status != metav1.ConditionFalse || desired.Reason != pending {
@@ -103,18 +115,38 @@ func (l *lags) hold(now time.Time, g *topology.Graph, p published, s *topology.S
 			next = earliest(next, end)
 			continue
 		}
-		if end := record.toldAt.Add(progressInterval); record.told != "" && now.Before(end) {
-			if desired.Message != record.told {
-				retell(&status, gateway, s, desired.Message, record.told)
-				next = earliest(next, end)
-			}
-			continue
-		}
-		if record.told != desired.Message {
+		switch {
+		case record.told == "":
 			record.told, record.toldAt = desired.Message, now
+		case record.told != desired.Message:
+			anew = append(anew, key)
 		}
 	}
 	l.gateways = lagging
+	return earliest(next, l.tellAnew(now, anew, g, s))
+}
+
+// tellAnew lets through what is only progress of some Gateways, those first that were
+// told longest ago, and leaves the others what they were told. next is when to look at these
+// again; zero: there are none.
+func (l *lags) tellAnew(now time.Time, keys []types.NamespacedName, g *topology.Graph, s *topology.Statuses) (next time.Time) {
+	slices.SortFunc(keys, func(a, b types.NamespacedName) int {
+		return cmp.Or(l.gateways[a].toldAt.Compare(l.gateways[b].toldAt), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	for _, key := range keys {
+		record, status := l.gateways[key], s.Gateways[key]
+		desired := condition(status.Conditions, programmed)
+		end := record.toldAt.Add(progressInterval)
+		if !now.Before(end) {
+			if l.progress.TryAccept() {
+				record.told, record.toldAt = desired.Message, now
+				continue
+			}
+			end = now.Add(progressInterval)
+		}
+		retell(&status, g.Gateways[key], s, desired.Message, record.told)
+		next = earliest(next, end)
+	}
 	return next
 }
 

@@ -194,6 +194,58 @@ func TestProgressIsToldOnceASecond(t *testing.T) {
 	}
 }
 
+// TestProgressOfManyIsToldSeldom: many Gateways wait for many nodes, which prove one after the
+// other. What is only progress costs a number of writes a second and not one of every Gateway;
+// each Gateway has its turn; and what there is to conclude does not wait.
+func TestProgressOfManyIsToldSeldom(t *testing.T) {
+	const gateways, nodes = 100, 60
+	b := newTestbench(t)
+	var names []string
+	for i := range nodes {
+		names = append(names, fmt.Sprintf("n%02d", i))
+		b.join(names[i], fmt.Sprintf("10.0.0.%d", i+1))
+	}
+	for i := range gateways {
+		b.put(testGateway(fmt.Sprintf("g%02d", i), int32(1000+i)))
+	}
+	b.settleAll()
+	if got := b.programmed("g00"); !strings.HasPrefix(got, "False/Pending: 0/60 nodes") {
+		t.Fatal(got)
+	}
+	second := func() int {
+		b.calls()
+		b.clock.Step(time.Second)
+		b.renew(names...)
+		b.step()
+		b.write()
+		b.sync()
+		return len(b.calls())
+	}
+	second() // agents report addresses
+	writes, told := 0, map[string]int{}
+	for i := range nodes - 1 {
+		b.prove(names[i])
+		n := second()
+		if writes += n; n > progressRate {
+			t.Errorf("%d writes in a second in which one of %d nodes has proven", n, nodes)
+		}
+		if got := b.programmed("g42"); told[got] == 0 {
+			told[got] = i
+		}
+	}
+	if len(told) < 5 {
+		t.Errorf("Gateway g42 is told in %d s no more than %v", nodes, told)
+	}
+	t.Logf("%d writes of %d Gateways while %d nodes prove", writes, gateways, nodes)
+	b.prove(names[nodes-1])
+	if n := second(); n != gateways {
+		t.Errorf("%d writes when all nodes have proven all of %d Gateways", n, gateways)
+	}
+	if got := b.programmed("g42"); !strings.HasPrefix(got, "True/") {
+		t.Error(got)
+	}
+}
+
 // TestSilenceIsToldOnceInAWhile: agents that are lost one after the other cause two
 // writes of a Gateway for their names, however many they are.
 func TestSilenceIsToldOnceInAWhile(t *testing.T) {

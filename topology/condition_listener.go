@@ -8,25 +8,29 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
+// listenerFine are the conditions of every Listener without a fault, which nearly all are.
+var listenerFine = []Condition{
+	newCondition(gatewayv1.ListenerConditionAccepted, metav1.ConditionTrue, gatewayv1.ListenerReasonAccepted, "the listener is valid"),
+	newCondition(gatewayv1.ListenerConditionResolvedRefs, metav1.ConditionTrue, gatewayv1.ListenerReasonResolvedRefs, "all references are resolved"),
+}
+
 func (l *Listener) setConditions() {
-	const (
-		accepted = gatewayv1.ListenerConditionAccepted
-		resolved = gatewayv1.ListenerConditionResolvedRefs
-	)
-	l.Conditions = make([]Condition, 0, 3)
-	if l.fault.exists() {
-		l.Conditions = append(l.Conditions, l.fault.condition(string(accepted)))
-	} else {
-		l.Conditions = append(l.Conditions, newCondition(accepted, metav1.ConditionTrue, gatewayv1.ListenerReasonAccepted, "the listener is valid"))
+	if !l.fault.exists() && !l.kindsFault.exists() {
+		l.Conditions = listenerFine
+		return
 	}
+	accepted, resolved := listenerFine[0], listenerFine[1]
+	if l.fault.exists() {
+		accepted = l.fault.condition(accepted.Type)
+	}
+	if l.kindsFault.exists() {
+		resolved = l.kindsFault.condition(resolved.Type)
+	}
+	l.Conditions = []Condition{accepted}
 	if l.conflicted() {
 		l.Conditions = append(l.Conditions, newCondition(gatewayv1.ListenerConditionConflicted, metav1.ConditionTrue, l.fault.reason, l.fault.message))
 	}
-	if l.kindsFault.exists() {
-		l.Conditions = append(l.Conditions, l.kindsFault.condition(string(resolved)))
-	} else {
-		l.Conditions = append(l.Conditions, newCondition(resolved, metav1.ConditionTrue, gatewayv1.ListenerReasonResolvedRefs, "all references are resolved"))
-	}
+	l.Conditions = append(l.Conditions, resolved)
 }
 
 // owner names the object a listener is part of: "Gateway infra/public".

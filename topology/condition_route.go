@@ -13,20 +13,28 @@ import (
 	"github.com/portway-dev/portway/rules"
 )
 
+// parentFine are the conditions of every RouteParent without a fault, which nearly all are.
+var parentFine = []Condition{
+	newCondition(gatewayv1.RouteConditionAccepted, metav1.ConditionTrue, gatewayv1.RouteReasonAccepted, "the route is attached"),
+	newCondition(gatewayv1.RouteConditionResolvedRefs, metav1.ConditionTrue, gatewayv1.RouteReasonResolvedRefs, "all backendRefs are resolved"),
+}
+
 func (p *RouteParent) setConditions(r *Route, resolved Condition) {
-	p.Conditions = make([]Condition, 0, 3)
+	accepted := parentFine[0]
 	if p.fault.exists() {
-		p.Conditions = append(p.Conditions, p.fault.condition(string(gatewayv1.RouteConditionAccepted)))
-	} else {
-		p.Conditions = append(p.Conditions, newCondition(gatewayv1.RouteConditionAccepted, metav1.ConditionTrue, gatewayv1.RouteReasonAccepted, "the route is attached"))
+		accepted = p.fault.condition(accepted.Type)
 	}
-	p.Conditions = append(p.Conditions, resolved)
 	var lost []string
 	for _, l := range p.Listeners {
 		if l.Winner != nil && l.Winner != r {
 			lost = append(lost, fmt.Sprintf("listener %q serves %s %s", l.Name, l.Winner.Key.Kind, l.Winner.Key.NamespacedName))
 		}
 	}
+	if accepted == parentFine[0] && resolved == parentFine[1] && len(lost) == 0 {
+		p.Conditions = parentFine
+		return
+	}
+	p.Conditions = []Condition{accepted, resolved}
 	if len(lost) > 0 {
 		p.Conditions = append(p.Conditions, newCondition(ConditionSuperseded, metav1.ConditionTrue, ReasonOlderRouteWins,
 			fmt.Sprintf("serves %d of %d listeners; the oldest route has precedence, then the first by name: %s",
@@ -44,9 +52,8 @@ var resolvedReasons = []gatewayv1.RouteConditionReason{
 }
 
 func (r *Route) resolvedCondition() Condition {
-	const resolved = gatewayv1.RouteConditionResolvedRefs
 	if len(r.backendFaults) == 0 {
-		return newCondition(resolved, metav1.ConditionTrue, gatewayv1.RouteReasonResolvedRefs, "all backendRefs are resolved")
+		return parentFine[1]
 	}
 	rank := func(f fault) int { return slices.Index(resolvedReasons, gatewayv1.RouteConditionReason(f.reason)) }
 	slices.SortStableFunc(r.backendFaults, func(a, b fault) int { return cmp.Compare(rank(a), rank(b)) })
@@ -54,7 +61,7 @@ func (r *Route) resolvedCondition() Condition {
 	for i, f := range r.backendFaults {
 		messages[i] = f.message
 	}
-	return newCondition(resolved, metav1.ConditionFalse, r.backendFaults[0].reason, strings.Join(messages, "; "))
+	return newCondition(gatewayv1.RouteConditionResolvedRefs, metav1.ConditionFalse, r.backendFaults[0].reason, strings.Join(messages, "; "))
 }
 
 func tooManyParentRefs(r *Route, n int) fault {

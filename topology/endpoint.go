@@ -80,9 +80,9 @@ func (s *serviceEndpoints) endpoints(node Node, port usedPort) *[2]portEndpoints
 		}
 	}
 	var found [2][]candidate
-	s.each(port.portKey, func(e *sliceEndpoint, addr netip.AddrPort) {
+	s.each(port.portKey, func(e sliceEndpoint, addr netip.AddrPort) {
 		family := familyOf(addr.Addr())
-		found[family] = append(found[family], newCandidate(node, e, addr))
+		found[family] = append(found[family], newCandidate(node, &e, addr))
 	})
 	known := usedEndpoints{usedPort: port}
 	for i := range known.found {
@@ -93,7 +93,7 @@ func (s *serviceEndpoints) endpoints(node Node, port usedPort) *[2]portEndpoints
 }
 
 // each goes through the endpoints of one Service port.
-func (s *serviceEndpoints) each(port portKey, yield func(*sliceEndpoint, netip.AddrPort)) {
+func (s *serviceEndpoints) each(port portKey, yield func(sliceEndpoint, netip.AddrPort)) {
 	for _, slice := range s.slices {
 		if !s.looked { // faults are those of every port
 			s.warnings = append(s.warnings, slice.faults...)
@@ -103,7 +103,7 @@ func (s *serviceEndpoints) each(port portKey, yield func(*sliceEndpoint, netip.A
 			continue
 		}
 		for i := range slice.endpoints {
-			e := &slice.endpoints[i]
+			e := slice.endpoint(i)
 			yield(e, netip.AddrPortFrom(e.addr, number))
 		}
 	}
@@ -118,7 +118,7 @@ func (s *serviceEndpoints) nodes(port portKey) *[2]nodeSet {
 		return known
 	}
 	var ofReady, ofLeaving [2]nodeSet
-	s.each(port, func(e *sliceEndpoint, addr netip.AddrPort) {
+	s.each(port, func(e sliceEndpoint, addr netip.AddrPort) {
 		node, family := e.node.Value(), familyOf(addr.Addr())
 		switch {
 		case node == "":

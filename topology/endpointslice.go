@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"unique"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,8 +20,11 @@ type EndpointSlice struct {
 	namespace, name string
 
 	ports     []slicePort
-	endpoints []sliceEndpoint // that could be served
-	faults    []string        // why others could not
+	family    family
+	endpoints []heldEndpoint               // that could be served
+	pods      string                       // their names, one after another
+	hints     []*discoveryv1.EndpointHints // of each endpoint; nil: none has any
+	faults    []string                     // why others could not
 }
 
 // slicePort is a port that a Service port can mean.
@@ -29,16 +33,27 @@ type slicePort struct {
 	number uint16
 }
 
+// heldEndpoint is what a slice holds of each endpoint. There are more of them than of
+// anything else that an agent holds.
+type heldEndpoint struct {
+	addr   [16]byte              // as netip.Addr.As16
+	node   unique.Handle[string] // of few nodes there are many endpoints
+	podEnd uint32                // where the pod's name ends in the slice's pods
+	traits traits                // those that are the same on every node
+}
+
+// sliceEndpoint is an endpoint of a slice, read.
 type sliceEndpoint struct {
 	addr   netip.Addr
-	pod    string                // empty: it is none
-	node   unique.Handle[string] // of few nodes there are many endpoints
+	pod    string // empty: it is none
+	node   unique.Handle[string]
 	hints  *discoveryv1.EndpointHints
-	traits traits // those that are the same on every node
+	traits traits
 }
 
 // NewEndpointSlice reads an EndpointSlice and keeps nothing of it but strings and hints,
-// which must not be changed afterwards.
+// which must not be changed afterwards. Names of pods are copied: each where it was decoded,
+// among what is not kept, they would leave gaps all over the heap.
 func NewEndpointSlice(given *discoveryv1.EndpointSlice) *EndpointSlice {
 	s := &EndpointSlice{namespace: given.Namespace, name: given.Name}
 	if given.AddressType == discoveryv1.AddressTypeFQDN {
@@ -50,7 +65,12 @@ func NewEndpointSlice(given *discoveryv1.EndpointSlice) *EndpointSlice {
 			s.ports = append(s.ports, port)
 		}
 	}
-	s.endpoints = make([]sliceEndpoint, 0, len(given.Endpoints))
+	if given.AddressType == discoveryv1.AddressTypeIPv6 {
+		s.family = ipv6
+	}
+	s.endpoints = make([]heldEndpoint, 0, len(given.Endpoints))
+	var pods strings.Builder
+	pods.Grow(podsLength(given.Endpoints))
 	for i := range given.Endpoints {
 		e := &given.Endpoints[i]
 		addr, reason := endpointAddress(given, e)
@@ -58,8 +78,9 @@ func NewEndpointSlice(given *discoveryv1.EndpointSlice) *EndpointSlice {
 			s.fault(fmt.Sprintf("endpoints[%d] left out: %s", i, reason))
 			continue
 		}
-		s.endpoints = append(s.endpoints, newSliceEndpoint(e, addr))
+		s.hold(e, addr, &pods)
 	}
+	s.pods = pods.String()
 	return s
 }
 
@@ -69,11 +90,7 @@ func (s *EndpointSlice) Name() string { return s.name }
 // Equal reports whether nobody can tell the two from each other.
 func (s *EndpointSlice) Equal(o *EndpointSlice) bool {
 	return s.namespace == o.namespace && s.name == o.name && slices.Equal(s.ports, o.ports) && slices.Equal(s.faults, o.faults) &&
-		slices.EqualFunc(s.endpoints, o.endpoints, func(a, b sliceEndpoint) bool {
-			same := sameHints(a.hints, b.hints)
-			a.hints, b.hints = nil, nil
-			return same && a == b
-		})
+		s.family == o.family && s.pods == o.pods && slices.Equal(s.endpoints, o.endpoints) && slices.EqualFunc(s.hints, o.hints, sameHints)
 }
 
 func sameHints(a, b *discoveryv1.EndpointHints) bool {
@@ -96,18 +113,58 @@ func newSlicePort(p *discoveryv1.EndpointPort) (slicePort, bool) {
 	return slicePort{portKey{ptr.Deref(p.Name, ""), protocolOf(ptr.Deref(p.Protocol, corev1.ProtocolTCP))}, uint16(*p.Port)}, true
 }
 
-// newSliceEndpoint reads an endpoint. What is not said of its conditions means ready,
-// serving and not terminating (discovery/v1 EndpointConditions).
-func newSliceEndpoint(e *discoveryv1.Endpoint, addr netip.Addr) sliceEndpoint {
-	out := sliceEndpoint{addr: addr, node: unique.Make(ptr.Deref(e.NodeName, "")), hints: e.Hints}
-	if e.TargetRef != nil && e.TargetRef.Kind == "Pod" {
-		out.pod = e.TargetRef.Name
-	}
+// hold adds an endpoint. What is not said of its conditions means ready, serving and not
+// terminating (discovery/v1 EndpointConditions).
+func (s *EndpointSlice) hold(e *discoveryv1.Endpoint, addr netip.Addr, pods *strings.Builder) {
+	pods.WriteString(podOf(e))
+	held := heldEndpoint{addr: addr.As16(), node: unique.Make(ptr.Deref(e.NodeName, "")), podEnd: uint32(pods.Len())}
 	isReady, isServing := ptr.Deref(e.Conditions.Ready, true), ptr.Deref(e.Conditions.Serving, true)
-	out.traits.set(ready, isReady)
-	out.traits.set(serving, isReady || isServing)
-	out.traits.set(leaving, isServing && ptr.Deref(e.Conditions.Terminating, false))
-	return out
+	held.traits.set(ready, isReady)
+	held.traits.set(serving, isReady || isServing)
+	held.traits.set(leaving, isServing && ptr.Deref(e.Conditions.Terminating, false))
+	s.endpoints = append(s.endpoints, held)
+	if e.Hints != nil || s.hints != nil {
+		s.hints = append(s.hints, make([]*discoveryv1.EndpointHints, len(s.endpoints)-1-len(s.hints))...)
+		s.hints = append(s.hints, e.Hints)
+	}
+}
+
+// podOf names the pod that an endpoint is.
+func podOf(e *discoveryv1.Endpoint) string {
+	if e.TargetRef == nil || e.TargetRef.Kind != "Pod" {
+		return ""
+	}
+	return e.TargetRef.Name
+}
+
+// podsLength is how long the names of all pods are together.
+func podsLength(endpoints []discoveryv1.Endpoint) (n int) {
+	for i := range endpoints {
+		n += len(podOf(&endpoints[i]))
+	}
+	return n
+}
+
+// endpoint reads endpoint i.
+func (s *EndpointSlice) endpoint(i int) sliceEndpoint {
+	held, podBegin := &s.endpoints[i], uint32(0)
+	if i > 0 {
+		podBegin = s.endpoints[i-1].podEnd
+	}
+	e := sliceEndpoint{addr: s.addr(i), pod: s.pods[podBegin:held.podEnd], node: held.node, traits: held.traits}
+	if s.hints != nil {
+		e.hints = s.hints[i]
+	}
+	return e
+}
+
+// addr is the address of endpoint i.
+func (s *EndpointSlice) addr(i int) netip.Addr {
+	addr := netip.AddrFrom16(s.endpoints[i].addr)
+	if s.family == ipv4 {
+		return addr.Unmap()
+	}
+	return addr
 }
 
 // port finds a Service port in the slice. A slice without it has nothing to offer for that

@@ -1,7 +1,9 @@
 package topology
 
 import (
+	"net/netip"
 	"testing"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -50,5 +52,34 @@ func TestEndpointSliceEqual(t *testing.T) {
 				t.Errorf("%+v\n%+v\nwant equal %v", a, b, test.equal)
 			}
 		})
+	}
+}
+
+// TestEndpointSliceHoldsEachEndpoint: what belongs to one endpoint is not another's, although
+// most of it is held apart from them.
+func TestEndpointSliceHoldsEachEndpoint(t *testing.T) {
+	hints := &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: "z"}}}
+	for _, addrs := range [][]string{{"10.0.0.1", "127.0.0.1", "10.0.0.3", "10.0.0.4"}, {"2001:db8::1", "::1", "::10.0.0.3", "2001:db8::4"}} {
+		given := slice("a", 80, addrs...)
+		for i, pod := range []string{"first", "left-out", "", "last"} {
+			if pod != "" {
+				given.Endpoints[i].TargetRef = &corev1.ObjectReference{Kind: "Pod", Name: pod}
+			}
+		}
+		given.Endpoints[0].NodeName, given.Endpoints[2].Hints = ptr.To("n1"), hints
+		held := NewEndpointSlice(given)
+		want := []sliceEndpoint{
+			{addr: netip.MustParseAddr(addrs[0]), pod: "first", node: unique.Make("n1"), traits: ready | serving},
+			{addr: netip.MustParseAddr(addrs[2]), node: unique.Make(""), hints: hints, traits: ready | serving},
+			{addr: netip.MustParseAddr(addrs[3]), pod: "last", node: unique.Make(""), traits: ready | serving},
+		}
+		for i := range held.endpoints {
+			if got := held.endpoint(i); i >= len(want) || got != want[i] {
+				t.Errorf("endpoint %d of %v: %+v", i, addrs, got)
+			}
+		}
+		if len(held.endpoints) != len(want) {
+			t.Errorf("%d endpoints of %v", len(held.endpoints), addrs)
+		}
 	}
 }

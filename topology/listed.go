@@ -10,7 +10,7 @@ func (f *Forwarder) ListedAddresses() map[netip.Addr]bool {
 	for _, s := range f.services {
 		for _, slice := range s.slices {
 			for i := range slice.endpoints {
-				listed[slice.endpoints[i].addr] = true
+				listed[slice.addr(i)] = true
 			}
 		}
 	}

@@ -251,7 +251,7 @@ func (p *Programmer) flushSteps(ctx context.Context, steps []step) error {
 	var total cost
 	for _, s := range steps {
 		if total != (cost{}) && !total.plus(s.cost).within(p.conn.limit) {
-			if err := p.flush(ctx, p.conn.Flush, nil); err != nil {
+			if err := p.flushEncoded(ctx, total.messages); err != nil {
 				return err
 			}
 			total = cost{}
@@ -264,7 +264,12 @@ func (p *Programmer) flushSteps(ctx context.Context, steps []step) error {
 	if total == (cost{}) {
 		return nil
 	}
-	return p.flush(ctx, p.conn.Flush, nil)
+	return p.flushEncoded(ctx, total.messages)
+}
+
+// flushEncoded commits what the library has encoded, which are so many messages.
+func (p *Programmer) flushEncoded(ctx context.Context, messages int) error {
+	return p.flush(ctx, func() error { return p.conn.flush(messages) }, nil)
 }
 
 // flush has commit send what is encoded. After an error the connections are closed, as

@@ -21,11 +21,24 @@ const (
 	maxBatch = 4 << 20
 )
 
+// exchange counts netlink messages.
+type exchange struct{ sent, received int }
+
+// envelope are the messages that begin and end a batch, which the kernel does not acknowledge.
+const envelope = 2
+
+// committed counts a batch of so many messages, all of which the kernel acknowledged.
+func (e *exchange) committed(messages int) {
+	e.sent += messages + envelope
+	e.received += messages
+}
+
 // conn is a lasting connection whose batches are known to fit into its buffers.
 type conn struct {
 	*nftables.Conn
 	raw   *netlink.Conn // its socket
 	limit cost          // of one batch
+	count *exchange
 }
 
 // openConn opens the connection and finds out how large a batch may be.
@@ -34,7 +47,7 @@ type conn struct {
 // happens. One with more acknowledgements than the receive buffer holds is worse:
 // the kernel commits it and reports ENOBUFS.
 func openConn(c Config) (*conn, error) {
-	out := &conn{}
+	out := &conn{count: &exchange{}}
 	options := func(raw *netlink.Conn) error {
 		limit, err := prepareSocket(raw, c.SocketBuffer)
 		out.raw, out.limit = raw, limit
@@ -66,7 +79,17 @@ func (c *conn) commit(b *batch) error {
 			want++
 		}
 	}
+	c.count.committed(int(b.next - b.first))
 	return nil
+}
+
+// flush sends what the library has encoded, which are so many messages.
+func (c *conn) flush(messages int) error {
+	err := c.Flush()
+	if err == nil {
+		c.count.committed(messages)
+	}
+	return err
 }
 
 func (c *conn) write(b []byte) error {
@@ -122,9 +145,9 @@ func tuneSocket(fd int) (cost, error) {
 	if err != nil {
 		return cost{}, os.NewSyscallError("getsockopt SO_RCVBUF", err)
 	}
-	const envelope = 1024 // batch begin and end, and netlink_sendmsg's own 32 bytes
+	const overhead = 1024 // batch begin and end, and netlink_sendmsg's own 32 bytes
 	return cost{
-		bytes:    min(send-envelope, maxBatch),
+		bytes:    min(send-overhead, maxBatch),
 		messages: receive/ackMemory - 2,
 	}, nil
 }

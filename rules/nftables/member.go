@@ -41,7 +41,12 @@ func (m member) compare(o member) int {
 // An endpoint that gets no new flow, as it drains, lingers or has no weight, may have old
 // ones, whose late packets are the likeliest to be invalid.
 func membersOf(key rules.FrontendKey, f *rules.Frontend) []member {
-	var out []member
+	count := 0
+	for i := range f.Backends {
+		b := &f.Backends[i]
+		count += len(b.Endpoints) + len(b.Draining) + len(b.Lingering)
+	}
+	out := make([]member, 0, count) // they are kept; those of the node's own endpoints come on top
 	add := func(set setID, addr netip.Addr, protocol rules.Protocol, port uint16) {
 		out = append(out, memberOf(set, rules.FrontendKey{Addr: addr, Protocol: protocol, Port: port}))
 	}

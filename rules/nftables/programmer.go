@@ -19,7 +19,9 @@ type Programmer struct {
 	query   *query // nil likewise
 	stats   Stats
 	encoder encoder
-	limits  []string // see Limitations
+	// exchanged is on both connections.
+	exchanged exchange
+	limits    []string // see Limitations
 
 	// kernel is what every acknowledged batch has made of the table. It is true
 	// while synced; a failure ends that and the next pass reads the table back.
@@ -106,14 +108,17 @@ func (p *Programmer) connect() error {
 		if p.conn, err = openConn(p.config); err != nil {
 			return err
 		}
-		if p.limit != nil {
+		if p.conn.count = &p.exchanged; p.limit != nil {
 			p.conn.limit = *p.limit
 		}
 	}
 	if p.query == nil {
-		p.query, err = openQuery(p.config)
+		if p.query, err = openQuery(p.config); err != nil {
+			return err
+		}
+		p.query.count = &p.exchanged
 	}
-	return err
+	return nil
 }
 
 // disconnect drops connections with who knows what still to be received.
@@ -158,7 +163,7 @@ func (p *Programmer) cleanup(ctx context.Context) error {
 		return err
 	}
 	p.conn.DelTable(p.layout.table)
-	return p.flush(ctx, p.conn.Flush, nil)
+	return p.flushEncoded(ctx, 1)
 }
 
 // unprove takes back what was proven: the kernel does not hold it any more. The
@@ -183,7 +188,7 @@ var (
 // looked at between batches; all that was committed until then stays. The maps in
 // the Results are not to be changed: the next call may return the same ones.
 func (p *Programmer) Program(ctx context.Context, state *rules.State) (rules.Results, error) {
-	pass := &pass{Programmer: p, ctx: ctx, state: state}
+	pass, before := &pass{Programmer: p, ctx: ctx, state: state}, p.exchanged
 	err := pass.run()
 	vanished, altered := errors.Is(err, errVanished), errors.Is(err, errAltered)
 	if (vanished || altered) && ctx.Err() == nil {
@@ -196,7 +201,10 @@ func (p *Programmer) Program(ctx context.Context, state *rules.State) (rules.Res
 		p.unprove()
 		err = pass.run()
 	}
-	results := rules.Results{Removed: pass.gone(), Operations: pass.operations, Restored: (vanished || altered) && err == nil}
+	results := rules.Results{
+		Removed: pass.gone(), Operations: pass.operations, Restored: (vanished || altered) && err == nil,
+		Sent: p.exchanged.sent - before.sent, Received: p.exchanged.received - before.received,
+	}
 	results.Errors = p.gatewayErrors(state, err)
 	results.Committed = p.proven(state, results.Errors)
 	if err == nil {

@@ -108,6 +108,32 @@ func TestTouchesOnlyTheDifference(t *testing.T) {
 	}
 }
 
+// TestMessagesAreCounted: the numbers are what strace(1) shows of both sockets.
+func TestMessagesAreCounted(t *testing.T) {
+	_, c := inNamespace(t)
+	p := newProgrammer(t, c)
+	k := key("192.0.2.1 tcp 80")
+	base := benchState(100)
+	mustProgram(t, p, base)
+	for _, step := range []struct {
+		name           string
+		f              *rules.Frontend
+		sent, received int
+	}{
+		{"new listener", benchFrontend(1, 0, 10), 5, 3},
+		{"an endpoint more", benchFrontend(1, 0, 11), 9, 7},
+		{"listener removed", nil, 10, 6},
+	} {
+		results, err := p.Program(t.Context(), base.Apply(map[rules.FrontendKey]*rules.Frontend{k: step.f}, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if results.Sent != step.sent || results.Received != step.received {
+			t.Errorf("%s: sent %d, received %d messages, want %d and %d", step.name, results.Sent, results.Received, step.sent, step.received)
+		}
+	}
+}
+
 func TestRandomStatesEndAsAColdLoad(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(4) {

@@ -18,6 +18,7 @@ type query struct {
 	*netlink.Conn
 	table  string
 	buffer []byte // of dump
+	count  *exchange
 }
 
 func openQuery(c Config) (*query, error) {
@@ -25,7 +26,7 @@ func openQuery(c Config) (*query, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netfilter socket: %w", err)
 	}
-	return &query{Conn: raw, table: c.Table}, nil
+	return &query{Conn: raw, table: c.Table, count: &exchange{}}, nil
 }
 
 // ask sends one request about our table and returns the answers.
@@ -34,7 +35,12 @@ func (q *query) ask(kind int, flags netlink.HeaderFlags, attrs ...netlink.Attrib
 	if err != nil {
 		return nil, err
 	}
-	return q.Execute(m)
+	q.count.sent++
+	answers, err := q.Execute(m)
+	if q.count.received += len(answers); flags&netlink.Dump != 0 || err != nil {
+		q.count.received++ // the end of the list, or the error
+	}
+	return answers, err
 }
 
 func (q *query) request(kind int, flags netlink.HeaderFlags, attrs ...netlink.Attribute) error {
@@ -42,6 +48,7 @@ func (q *query) request(kind int, flags netlink.HeaderFlags, attrs ...netlink.At
 	if err != nil {
 		return err
 	}
+	q.count.sent++
 	_, err = q.Send(m)
 	return err
 }
@@ -235,12 +242,19 @@ func (q *query) dump(kind int, each func(payload []byte) bool, attrs ...netlink.
 	if err := q.request(kind, netlink.Dump, attrs...); err != nil {
 		return err
 	}
+	counted := func(payload []byte) bool {
+		q.count.received++
+		return each(payload)
+	}
 	for {
 		n, err := q.receive()
 		if err != nil {
 			return err
 		}
-		done, err := datagram(q.buffer[:n], each)
+		done, err := datagram(q.buffer[:n], counted)
+		if done {
+			q.count.received++
+		}
 		if errors.Is(err, errEnough) {
 			return errors.Join(err, q.Close()) // with answers unread it is of no more use
 		}
@@ -281,6 +295,7 @@ func (q *query) enlarge() error {
 	if err := q.request(unix.NFT_MSG_GETGEN, 0); err != nil {
 		return err
 	}
+	q.count.received++
 	_, err := q.receive()
 	return err
 }

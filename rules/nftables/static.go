@@ -17,7 +17,7 @@ type step struct {
 	add  func(*nftables.Conn) error
 }
 
-// What the messages of the static table take at most, measured.
+// What the messages of the static table take at most, measured. How many there are is exact.
 const (
 	ruleBytes   = 1400
 	objectBytes = 400
@@ -48,8 +48,12 @@ func (l *layout) steps(present map[string][]fingerprint) ([]step, error) {
 		if slices.Equal(has, wanted) {
 			continue
 		}
+		messages := len(ch.rules)
+		if len(has) > 0 {
+			messages++
+		}
 		out = append(out, step{
-			cost{objectBytes + ruleBytes*len(ch.rules), 1 + len(ch.rules)},
+			cost{objectBytes + ruleBytes*len(ch.rules), messages},
 			func(c *nftables.Conn) error {
 				if len(has) > 0 {
 					c.FlushChain(ch.Chain)

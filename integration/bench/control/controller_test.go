@@ -29,14 +29,21 @@ const statusesPerSecond = 100
 func fleetOf(n int) []apisim.Object {
 	var all []apisim.Object
 	for i := range n {
-		name := fmt.Sprint("node-", i)
-		addr := netip.AddrFrom4([4]byte{172, 16 + byte(i>>16), byte(i >> 8), byte(i)})
-		report := &v1alpha1.NodeReport{ObjectMeta: metav1.ObjectMeta{Name: name}, Report: v1alpha1.Report{
-			Version: v1alpha1.ReportVersion, AgentVersion: "dev", Backend: "nftables", Addresses: []string{addr.String()},
-		}}
-		all = append(all, node(name, addr), report, lease(i, 0))
+		all = append(all, node(fmt.Sprint("node-", i), fleetAddress(i)), report(i), lease(i, 0))
 	}
 	return all
+}
+
+func fleetAddress(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{172, 16 + byte(i>>16), byte(i >> 8), byte(i)})
+}
+
+// report of an agent, which has committed the given digests.
+func report(i int, digests ...string) *v1alpha1.NodeReport {
+	return &v1alpha1.NodeReport{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("node-", i)}, Report: v1alpha1.Report{
+		Version: v1alpha1.ReportVersion, AgentVersion: "dev", Backend: "nftables", Addresses: []string{fleetAddress(i).String()},
+		Committed: digests, Gateways: int32(len(digests)),
+	}}
 }
 
 // lease of an agent, renewed so many times.
@@ -87,12 +94,17 @@ func TestControllerSettles(t *testing.T) {
 	type start struct {
 		gateways, routes int // routes of each Gateway
 		pooled           bool
+		agents           int // that report; 0: there is one, and it does not
 	}
-	for _, s := range effort([]start{{100, 10, false}, {500, 0, true}}, []start{{1000, 10, false}, {1000, 0, true}}, []start{{1000, 10, false}, {5000, 0, true}}) {
+	for _, s := range effort(
+		[]start{{50, 10, false, 0}, {100, 0, true, 20}},
+		[]start{{1000, 10, false, 0}, {1000, 0, true, 0}, {1000, 0, true, 100}},
+		[]start{{1000, 10, false, 0}, {5000, 0, true, 0}, {5000, 0, true, 100}},
+	) {
 		class := &gatewayv1.GatewayClass{
 			ObjectMeta: metav1.ObjectMeta{Name: "portway", Generation: 1}, Spec: gatewayv1.GatewayClassSpec{ControllerName: topology.DefaultConfig().ControllerName},
 		}
-		objects := append(fleetOf(1), class)
+		objects := append(fleetOf(max(1, s.agents)), class)
 		name := "nodes' addresses"
 		if s.pooled {
 			name = "addresses of one AddressPool"
@@ -101,16 +113,20 @@ func TestControllerSettles(t *testing.T) {
 			}
 			objects = append(objects, pool(t)...)
 		}
+		if s.agents > 0 {
+			name += fmt.Sprintf(", %d agents report, up to %d s behind", s.agents, slowest)
+		}
 		for i := range s.gateways {
 			objects = append(objects, coldGateway(i, s.routes)...)
 		}
 		api, p := startController(t, objects)
+		stop := startAgents(t, api, s.agents)
 		began, last, written, all := time.Now(), time.Duration(0), 0, s.gateways*(1+s.routes)+1
 		for until := 15 * time.Minute; ; time.Sleep(50 * time.Millisecond) {
 			if now := statusWrites(api); now != written {
 				written, last = now, time.Since(began)
 			}
-			if settled(t, api, s.gateways) && written >= all && time.Since(began)-last > 3*time.Second {
+			if settled(t, api, s.gateways, s.agents > 0) && written >= all && time.Since(began)-last > 3*time.Second {
 				break
 			}
 			if time.Since(began) > until {
@@ -128,6 +144,7 @@ func TestControllerSettles(t *testing.T) {
 		fig("CPU", "s", p.cpu(t).Seconds(), "")
 		fig("peak memory", "B", p.memory(t, "VmHWM"), "resident")
 		t.Logf("%v", api.Requests())
+		stop()
 		p.stop(t)
 	}
 }
@@ -158,8 +175,8 @@ func statusWrites(api *apisim.Server) (n int) {
 	return n
 }
 
-// settled reports whether all Gateways are accepted and have an address.
-func settled(t *testing.T, api *apisim.Server, want int) bool {
+// settled reports whether all Gateways are accepted and have an address, and are programmed.
+func settled(t *testing.T, api *apisim.Server, want int, programmed bool) bool {
 	t.Helper()
 	gateways, err := apisim.List(api, &gatewayv1.Gateway{})
 	if err != nil {
@@ -167,7 +184,8 @@ func settled(t *testing.T, api *apisim.Server, want int) bool {
 	}
 	n := 0
 	for _, g := range gateways {
-		if apimeta.IsStatusConditionTrue(g.Status.Conditions, string(gatewayv1.GatewayConditionAccepted)) && len(g.Status.Addresses) > 0 {
+		if apimeta.IsStatusConditionTrue(g.Status.Conditions, string(gatewayv1.GatewayConditionAccepted)) && len(g.Status.Addresses) > 0 &&
+			(!programmed || apimeta.IsStatusConditionTrue(g.Status.Conditions, string(gatewayv1.GatewayConditionProgrammed))) {
 			n++
 		}
 	}
@@ -202,9 +220,9 @@ func TestControllerOfAFleet(t *testing.T) {
 		}
 		return from
 	}
-	from := renew(0, effort(10*time.Second, 20*time.Second, 30*time.Second)) // until it has settled
+	from := renew(0, effort(6*time.Second, 20*time.Second, 30*time.Second)) // until it has settled
 	before, began, sent := p.cpu(t), time.Now(), watched(api, "portway-controller")
-	renew(from, effort(10*time.Second, 30*time.Second, 2*time.Minute))
+	renew(from, effort(8*time.Second, 30*time.Second, 2*time.Minute))
 	took := time.Since(began).Seconds()
 	fig := func(what, unit string, value float64) {
 		record(t, figure.Figure{

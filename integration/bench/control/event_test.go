@@ -13,7 +13,7 @@ import (
 // than what the agent takes.
 func TestEventToCommit(t *testing.T) {
 	measures(t)
-	n := effort(300, 1000, 5000)
+	n := effort(200, 1000, 5000)
 	type taken struct {
 		p50, p99 time.Duration
 		work     time.Duration
@@ -27,7 +27,7 @@ func TestEventToCommit(t *testing.T) {
 		monitors[s] = startMonitor(t, benches[s].lab.Node)
 	}
 	time.Sleep(5 * time.Second)
-	for round := range effort(3, 5, 9) {
+	for round := range effort(2, 5, 9) {
 		for _, s := range sizes {
 			b, m := benches[s], monitors[s]
 			took := make([]time.Duration, 0, n)

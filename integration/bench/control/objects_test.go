@@ -86,7 +86,7 @@ func route(i int) *gatewayv1.TCPRoute {
 			Rules: []gatewayv1.TCPRouteRule{{BackendRefs: []gatewayv1.BackendRef{{
 				BackendObjectReference: gatewayv1.BackendObjectReference{
 					Group: ptr.To(gatewayv1.Group("")), Kind: ptr.To(gatewayv1.Kind("Service")),
-					Name: gatewayv1.ObjectName(serviceName(i)), Port: ptr.To(gatewayv1.PortNumber(80)),
+					Name: gatewayv1.ObjectName(serviceName(i)), Port: ptr.To(servicePort(i)),
 				},
 				Weight: ptr.To[int32](1),
 			}}}},
@@ -96,6 +96,9 @@ func route(i int) *gatewayv1.TCPRoute {
 
 func serviceName(i int) string { return fmt.Sprintf("service-%d", i) }
 
+// servicePort: Services are not all alike.
+func servicePort(i int) int32 { return int32(80 + i%50) }
+
 func service(i int) *corev1.Service {
 	return &corev1.Service{
 		ObjectMeta: meta(serviceName(i)),
@@ -104,7 +107,7 @@ func service(i int) *corev1.Service {
 			IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicySingleStack),
 			Selector: map[string]string{"app": serviceName(i)}, SessionAffinity: corev1.ServiceAffinityNone,
 			InternalTrafficPolicy: ptr.To(corev1.ServiceInternalTrafficPolicyCluster),
-			Ports:                 []corev1.ServicePort{{Name: "main", Protocol: corev1.ProtocolTCP, Port: 80}},
+			Ports:                 []corev1.ServicePort{{Name: "main", Protocol: corev1.ProtocolTCP, Port: servicePort(i)}},
 		},
 	}
 }

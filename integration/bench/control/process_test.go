@@ -2,12 +2,15 @@ package control
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +22,7 @@ import (
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/integration/bench/apisim"
 	"github.com/portway-dev/portway/internal/netns"
+	"github.com/portway-dev/portway/topology"
 )
 
 // binaries are built once.
@@ -102,6 +106,41 @@ func (p *process) cpu(t *testing.T) time.Duration {
 func (p *process) memory(t *testing.T, name string) float64 {
 	t.Helper()
 	return procValue(t, fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid), name)
+}
+
+// messages are the netlink messages that an agent has exchanged so far, by direction.
+func (p *process) messages(t *testing.T, in *netns.Namespace) map[string]float64 {
+	t.Helper()
+	var connection net.Conn
+	err := in.Do(func() (err error) {
+		connection, err = net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", topology.AgentPort))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := http.Client{Transport: &http.Transport{
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return connection, nil }, DisableKeepAlives: true,
+	}}
+	answer, err := client.Get("http://agent/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answer.Body.Close() }() // only read
+	found := map[string]float64{}
+	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
+		for _, direction := range []string{"sent", "received"} {
+			if value, ok := strings.CutPrefix(lines.Text(), fmt.Sprintf("portway_agent_netlink_messages_total{direction=%q} ", direction)); ok {
+				if found[direction], err = strconv.ParseFloat(value, 64); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	if len(found) != 2 {
+		t.Fatalf("the agent's metrics tell of messages %v", found)
+	}
+	return found
 }
 
 // procValue reads a value in kB, in bytes.

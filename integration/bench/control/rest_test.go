@@ -1,6 +1,7 @@
 package control
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -29,12 +30,40 @@ func TestAgentAtRest(t *testing.T) {
 				fig("agent: bytes of EndpointSlices that it reads at its start", "B", float64(n), nil, "without TLS")
 			}
 		}
-		time.Sleep(45 * time.Second) // what loading left behind goes back to the system
+		restBegan, restSent := time.Now(), watched(b.api, "portway-agent")
+		time.Sleep(effort(32*time.Second, 45*time.Second, 45*time.Second)) // after 30 s what loading left behind goes back to the system
 		before, began := b.agent.cpu(t), time.Now()
-		time.Sleep(effort(20*time.Second, 30*time.Second, 2*time.Minute))
+		time.Sleep(effort(13*time.Second, 30*time.Second, 2*time.Minute))
 		idle := (b.agent.cpu(t) - before).Seconds() / time.Since(began).Seconds()
 		fig("agent: CPU at rest", "cores", idle, figure.AtMost(0.005), "Lease every 10 s, a look at the rules every second, everything every 30 s")
-		fig("agent: memory at rest", "B", b.agent.memory(t, "VmRSS"), figure.AtMost(120e6), "resident, 45 s after its start")
+		fig("agent: memory at rest", "B", b.agent.memory(t, "VmRSS"), figure.AtMost(120e6), "resident, 45 s after its report or later")
+		fig("agent: watch bandwidth at rest", "B/s", float64(watched(b.api, "portway-agent")-restSent)/time.Since(restBegan).Seconds(), nil,
+			"of all its watches together, without TLS; a bookmark a minute for each kind")
+		const nodes, changes = 5000, 100
+		duration := effort(3*time.Second, 10*time.Second, time.Minute)
+		fig(fmt.Sprintf("agent: watch bandwidth, %d nodes renew their Leases", nodes), "B/s", b.bandwidth(t, duration, func(i int) apisim.Object { return lease(i%nodes, 1+i/nodes) }, nodes/10), nil,
+			"every 10 s, and nothing else changes: an agent watches no Lease and no Node but its own")
+		fig(fmt.Sprintf("agent: watch bandwidth, %d endpoints a second change", changes), "B/s", b.bandwidth(t, duration, func(i int) apisim.Object { return b.replaced(i * 7919 % s.listeners) }, changes), nil,
+			"each in another EndpointSlice, which is sent whole")
 		b.agent.stop(t)
 	}
+}
+
+// bandwidth is how many bytes a second the agent is sent while objects change.
+func (b *bench) bandwidth(t *testing.T, duration time.Duration, change func(i int) apisim.Object, perSecond int) float64 {
+	t.Helper()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	began, before, done := time.Now(), watched(b.api, "portway-agent"), 0
+	for time.Since(began) < duration {
+		<-ticker.C
+		var objects []apisim.Object
+		for due := int(time.Since(began).Seconds() * float64(perSecond)); done < due; done++ {
+			objects = append(objects, change(done))
+		}
+		if err := b.api.Put(objects...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return float64(watched(b.api, "portway-agent")-before) / time.Since(began).Seconds()
 }

@@ -41,11 +41,18 @@ func TestChangesPerSecond(t *testing.T) {
 
 	client := startClient(b.lab, b.listener(0))
 	duration := effort(10*time.Second, time.Minute, time.Minute)
-	cpu, began, seen := b.agent.cpu(t), time.Now(), len(m.lags)
+	kernel := settledKernel(t, kernelObjects)
+	messages := b.agent.messages(t, b.lab.Node)
+	m.drain()
+	cpu, began, seen, read := b.agent.cpu(t), time.Now(), len(m.lags), watched(b.api, "portway-agent")
 	sent := b.storm(t, m, duration)
 	took := time.Since(began)
-	cores := (b.agent.cpu(t) - cpu).Seconds() / took.Seconds()
+	cores, batches, read := (b.agent.cpu(t)-cpu).Seconds()/took.Seconds(), len(m.commits), watched(b.api, "portway-agent")-read
+	for direction, n := range b.agent.messages(t, b.lab.Node) {
+		messages[direction] = n - messages[direction]
+	}
 	time.Sleep(time.Second)
+	kernel = settledKernel(t, kernelObjects) - kernel
 	tally, err := client.stop()
 	if err != nil {
 		t.Fatal(err)
@@ -68,6 +75,12 @@ func TestChangesPerSecond(t *testing.T) {
 	fig("1 000 changes per second: lag, largest", "s", quantile(lags, 1).Seconds(), figure.AtMost(0.1), fmt.Sprintf("of %d changes that were followed", len(lags)))
 	fig("1 000 changes per second: CPU of the agent", "cores", cores, figure.AtMost(0.5), how)
 	fig("1 000 changes per second: memory of the agent", "B", b.agent.memory(t, "VmRSS"), nil, "resident, at the end")
+	fig("1 000 changes per second: kernel memory", "B", kernel, nil, "by which "+kernelParts+" have grown a second after the end, connections included")
+	fig("1 000 changes per second: batches committed", "1/s", float64(batches)/took.Seconds(), nil, "by nf_tables; what no longer leads anywhere is deleted in one of its own")
+	for direction, n := range messages {
+		fig("1 000 changes per second: netlink messages "+direction, "1/s", n/took.Seconds(), nil, "by its metrics, those that begin and end batches and acknowledgements included")
+	}
+	fig("1 000 changes per second: watch bandwidth of the agent", "B/s", float64(read)/took.Seconds(), nil, "EndpointSlices, each of which is sent whole, without TLS")
 	fig("1 000 changes per second: flows refused or lost", "", float64(tally.Total()-tally.Answered()), figure.AtMost(0), fmt.Sprintf("of %d, to a listener whose endpoints change ten times a second", tally.Total()))
 }
 
