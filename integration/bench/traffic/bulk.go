@@ -5,22 +5,53 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/portway-dev/portway/internal/netns"
 )
 
 // Streams are TCP connections from the client to the backend that carry a lot.
-type Streams struct{ pair }
+type Streams struct {
+	pair
+	sending, receiving int // epoll
+}
 
-// chunk is how much one system call sends or receives.
+// chunk is how much one system call sends or receives at most.
 const chunk = 256 << 10
+
+// window is how much the buffers of a socket may grow to: enough for a veth, and not so much that
+// what is on its way leaves the processor's caches, as up to 32 MB of the kernel's defaults do.
+const window = 2 << 20
 
 // NewStreams opens a number of connections. The caller closes them.
 func NewStreams(l *Loaded, count int) (*Streams, error) {
+	for _, n := range []*netns.Namespace{l.Client, l.Node, l.Pods[0].Namespace} { // proxies have buffers, too
+		for _, key := range []string{"tcp_rmem", "tcp_wmem"} {
+			if err := n.SetSysctl("net/ipv4/"+key, fmt.Sprintf("4096 %d %d", 128<<10, window)); err != nil {
+				return nil, err
+			}
+		}
+	}
 	p, err := l.open(count)
-	return &Streams{p}, err
+	if err != nil {
+		return nil, err
+	}
+	s := &Streams{pair: p, sending: -1, receiving: -1}
+	for _, fd := range slices.Concat(p.clients, p.servers) {
+		err = errors.Join(err, unix.SetNonblock(fd, true))
+	}
+	if err == nil {
+		s.sending, err = poll(p.clients, unix.EPOLLOUT)
+	}
+	if err == nil {
+		s.receiving, err = poll(p.servers, unix.EPOLLIN)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 // open opens connections from the client.
@@ -122,66 +153,112 @@ const (
 	backendSide
 )
 
-// Send sends a number of bytes, a multiple of the chunk, over each stream at the same time,
-// and returns how long it took until the last of them was read.
-func (s *Streams) Send(size int) (time.Duration, error) {
-	errs := make([]error, len(s.clients)+len(s.servers))
-	var sending, receiving sync.WaitGroup
-	received := make([]int, len(s.servers))
-	begin := time.Now()
-	for i, fd := range s.clients {
-		sending.Go(func() { errs[i] = on(clientSide, func() error { return send(fd, size) }) })
-	}
-	for i, fd := range s.servers {
-		receiving.Go(func() {
-			errs[len(s.clients)+i] = on(backendSide, func() (err error) {
-				received[i], err = receive(fd, size)
-				return err
-			})
-		})
-	}
-	sending.Wait()
-	receiving.Wait()
-	took := time.Since(begin)
-	if err := errors.Join(errs...); err != nil {
-		return 0, err
-	}
-	sum := 0
-	for _, n := range received {
-		sum += n
-	}
-	if want := size * len(s.clients); sum != want {
-		return 0, fmt.Errorf("%d of %d bytes arrived", sum, want)
-	}
-	return took, nil
+// A Transfer is what Send did.
+type Transfer struct {
+	// Rate at which the backend read what counts, in bytes a second.
+	Rate float64
+	// Bytes that were sent in all, the lead-in included.
+	Bytes int
 }
 
-func send(fd, size int) error {
+// margin bytes before and after those that count: the windows open again that closed while
+// others had their turns, and none of what counts is read from buffers that the sender has left.
+const margin = 16 << 20
+
+// Send sends over all streams at the same time, and measures how fast a number of bytes of it
+// is read. One thread sends, and one reads, whatever the number of streams: which of many
+// threads runs next would be the scheduler's choice and most of the spread.
+func (s *Streams) Send(size int) (Transfer, error) {
+	total := margin + size + margin
+	sent := make(chan error, 1)
+	go func() { sent <- on(clientSide, func() error { return s.send(total) }) }()
+	var took time.Duration
+	err := on(backendSide, func() (err error) {
+		took, err = s.receive(size, total)
+		return err
+	})
+	if err := errors.Join(err, <-sent); err != nil {
+		return Transfer{}, err
+	}
+	return Transfer{Rate: float64(size) / took.Seconds(), Bytes: total}, nil
+}
+
+// send writes to whichever stream takes something.
+func (s *Streams) send(total int) error {
 	buffer := make([]byte, chunk)
-	for size > 0 {
-		n, err := unix.Write(fd, buffer[:min(size, chunk)])
+	for rest := total; rest > 0; {
+		err := ready(s.sending, func(fd int) error {
+			n, err := unix.Write(fd, buffer[:min(rest, chunk)])
+			if err == nil {
+				rest -= n
+			}
+			return err
+		})
 		if err != nil {
-			return fmt.Errorf("send: %w", err)
+			return fmt.Errorf("send: %d of %d bytes are sent: %w", total-rest, total, err)
 		}
-		size -= n
 	}
 	return nil
 }
 
-func receive(fd, size int) (got int, err error) {
+// receive reads from whichever stream has something, and returns how long the bytes took that
+// count.
+func (s *Streams) receive(size, total int) (time.Duration, error) {
+	var begin, end time.Time
+	var first, last int // bytes by then
 	buffer := make([]byte, chunk)
-	for got < size {
-		n, err := unix.Read(fd, buffer[:min(size-got, chunk)])
-		if err == nil && n == 0 {
-			err = errors.New("closed")
-		}
+	for got := 0; got < total; {
+		err := ready(s.receiving, func(fd int) error {
+			n, err := unix.Read(fd, buffer)
+			switch {
+			case err != nil:
+				return err
+			case n == 0:
+				return errors.New("closed")
+			}
+			got += n
+			if begin.IsZero() && got >= margin {
+				begin, first = time.Now(), got
+			}
+			if end.IsZero() && got >= margin+size {
+				end, last = time.Now(), got
+			}
+			return nil
+		})
 		if err != nil {
-			return got, fmt.Errorf("receive: %w", err)
+			return 0, fmt.Errorf("receive: %d of %d bytes have come: %w", got, total, err)
 		}
-		got += n
 	}
-	return got, nil
+	// By a part of a chunk more or fewer are counted than size.
+	return time.Duration(float64(end.Sub(begin)) * float64(size) / float64(last-first)), nil
+}
+
+// ready does something once with each file of an epoll that is ready, and waits until one is. A
+// file that is not, after all, is none of its errors.
+func ready(epoll int, do func(fd int) error) error {
+	var events [64]unix.EpollEvent
+	n, err := unix.EpollWait(epoll, events[:], patience*1000)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return fmt.Errorf("nothing happened for %d s", patience)
+	}
+	for _, event := range events[:n] {
+		if err := do(int(event.Fd)); err != nil && !errors.Is(err, unix.EAGAIN) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close resets the connections.
-func (s *Streams) Close() error { return s.close() }
+func (s *Streams) Close() error {
+	err := s.close()
+	for _, fd := range []int{s.sending, s.receiving} {
+		if fd >= 0 {
+			err = errors.Join(err, unix.Close(fd))
+		}
+	}
+	return err
+}

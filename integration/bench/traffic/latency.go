@@ -35,8 +35,8 @@ func NewRequests(l *Loaded, count int) (*Requests, error) {
 	for _, fd := range p.clients {
 		r.at[int32(fd)] = &questions{}
 	}
-	if r.clients, err = poll(p.clients); err == nil {
-		r.servers, err = poll(p.servers)
+	if r.clients, err = poll(p.clients, unix.EPOLLIN); err == nil {
+		r.servers, err = poll(p.servers, unix.EPOLLIN)
 	}
 	if err != nil {
 		return nil, errors.Join(err, r.Close())
@@ -44,13 +44,14 @@ func NewRequests(l *Loaded, count int) (*Requests, error) {
 	return r, nil
 }
 
-func poll(fds []int) (int, error) {
+// poll waits for an event of any of the files.
+func poll(fds []int, events uint32) (int, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return -1, err
 	}
 	for _, fd := range fds {
-		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
+		event := unix.EpollEvent{Events: events, Fd: int32(fd)}
 		err = errors.Join(err, unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &event))
 	}
 	return epoll, err
