@@ -8,15 +8,15 @@ import (
 
 // Interleave takes turns: in each, once measures every one of n subjects, in an order drawn
 // anew, so that what else goes on in the machine meets all of them alike and none always
-// has the same one's caches before it. It returns what once returned by subject and turn.
+// has the same one's caches before it. It draws other orders each time it is called, so that a
+// round is not as the round before. It returns what once returned by subject and turn.
 // There is no garbage collection meanwhile.
 func Interleave(n, turns int, once func(subject int) (float64, error)) ([][]float64, error) {
 	runtime.GC()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	order := rand.New(rand.NewPCG(uint64(n), uint64(turns)))
 	took := make([][]float64, n)
 	for range turns {
-		for _, subject := range order.Perm(n) {
+		for _, subject := range rand.Perm(n) {
 			value, err := once(subject)
 			if err != nil {
 				return nil, err

@@ -74,6 +74,11 @@ func (l *Loaded) kubeProxy(mode string) error {
 	if err := server.Put(l.objects()...); err != nil {
 		return err
 	}
+	version, err := exec.Command(program, "--version").Output()
+	if err != nil {
+		return fmt.Errorf("%s --version: %w", program, err)
+	}
+	fmt.Printf("kube-proxy: %s", version)
 	kubeconfig, config := filepath.Join(l.dir, "kubeconfig"), filepath.Join(l.dir, "kube-proxy.yaml")
 	if err := errors.Join(
 		os.WriteFile(kubeconfig, server.Kubeconfig(), 0o600),
@@ -109,11 +114,9 @@ func (l *Loaded) objects() []apisim.Object {
 			ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
 			AddressType: discoveryv1.AddressTypeIPv4,
 		}
-		for _, protocol := range []corev1.Protocol{corev1.ProtocolUDP, corev1.ProtocolTCP} {
-			if protocol == corev1.ProtocolTCP && i >= l.TCP() {
-				continue
-			}
-			port := strings.ToLower(string(protocol))
+		for _, served := range l.protocols {
+			protocol := corev1.Protocol(strings.ToUpper(served.String()))
+			port := strings.ToLower(served.String())
 			service.Spec.Ports = append(service.Spec.Ports, corev1.ServicePort{Name: port, Protocol: protocol, Port: int32(at.Port())})
 			slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &port, Protocol: &protocol, Port: ptr.To[int32](endpointPort)})
 		}

@@ -29,8 +29,10 @@ const (
 	patience = 10 // s
 )
 
-// clients holds the client's addresses.
-var clients = netip.MustParsePrefix("198.51.100.0/24")
+// clients holds the client's addresses, of those that RFC 2544 reserves for benchmarks. They
+// are behind an address of the client's link: the kernel's table of neighbours is one for all
+// namespaces of a machine, and small.
+var clients = netip.MustParsePrefix("198.18.0.0/24")
 
 // NewSite builds a Site. What the backend gets of UDP is counted and dropped before it is
 // looked at; over TCP it listens at every endpoint. The caller closes it.
@@ -50,6 +52,7 @@ func NewSite(size Size) (_ *Site, err error) {
 		lab.Node.AddRoute(endpoints, pod.Addr4, "pod10"),
 		pod.AddLocal(endpoints),
 		lab.Client.AddLocal(clients),
+		lab.Node.AddRoute(clients, netns.ClientAddr4, nodeLink),
 	); err != nil {
 		return nil, err
 	}

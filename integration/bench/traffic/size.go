@@ -1,7 +1,6 @@
 package traffic
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 
@@ -14,23 +13,23 @@ const (
 	firstPort = 20_000
 	// endpointPort is where all endpoints listen.
 	endpointPort = 8080
-	// maxTCP bounds the listeners of TCP, so that a table is not twice as large as its size
-	// says.
-	maxTCP = 64
+	// pods is how many addresses the endpoints have: as many as a kubelet runs pods
+	// (maxPods), since all of them are on one node.
+	pods = 110
 )
 
 // endpoints holds the addresses of all endpoints.
-var endpoints = netip.MustParsePrefix("10.128.0.0/9")
+var endpoints = netip.MustParsePrefix("10.128.0.0/24")
 
-// Size is how much a subject forwards: listeners of UDP at the node's address, each with
-// as many endpoints, and the first TCP of them for TCP, too.
+// both are the protocols that there are.
+var both = []rules.Protocol{rules.UDP, rules.TCP}
+
+// Size is how much a subject forwards: listeners at the node's address, for each protocol,
+// each with as many endpoints. A pod is an endpoint of many listeners.
 type Size struct{ Listeners, Endpoints int }
 
 // String returns the size as "1000x10".
 func (s Size) String() string { return fmt.Sprintf("%dx%d", s.Listeners, s.Endpoints) }
-
-// TCP is the number of listeners for TCP.
-func (s Size) TCP() int { return min(s.Listeners, maxTCP) }
 
 // Listener is where a client finds a listener.
 func (s Size) Listener(i int) netip.AddrPort {
@@ -40,7 +39,7 @@ func (s Size) Listener(i int) netip.AddrPort {
 // Endpoint is one of a listener.
 func (s Size) Endpoint(listener, n int) netip.AddrPort {
 	a := endpoints.Addr().As4()
-	binary.BigEndian.PutUint32(a[:], binary.BigEndian.Uint32(a[:])+uint32(listener*s.Endpoints+n))
+	a[3] = byte(10 + (listener*s.Endpoints+n)%pods)
 	return netip.AddrPortFrom(netip.AddrFrom4(a), endpointPort)
 }
 
@@ -57,8 +56,8 @@ func (s Size) destination(n, listeners int, routed bool) netip.AddrPort {
 
 // state is what the agent hands to the kernel for the size. All endpoints run on the node,
 // so that nobody translates the source.
-func (s Size) state() *rules.State {
-	frontends := make(map[rules.FrontendKey]*rules.Frontend, s.Listeners+s.TCP())
+func (s Size) state(protocols ...rules.Protocol) *rules.State {
+	frontends := make(map[rules.FrontendKey]*rules.Frontend, s.Listeners*len(protocols))
 	for i := range s.Listeners {
 		backend := rules.Backend{Ref: fmt.Sprintf("default/service-%d", i), Weight: 1}
 		for n := range s.Endpoints {
@@ -66,11 +65,11 @@ func (s Size) state() *rules.State {
 				Addr: s.Endpoint(i, n), Name: fmt.Sprintf("service-%d-%d", i, n), Local: true,
 			})
 		}
-		for protocol, selection := range map[rules.Protocol]rules.Selection{rules.UDP: rules.FlowHash, rules.TCP: rules.Random} {
-			if protocol == rules.TCP && i >= s.TCP() {
-				continue
+		for _, protocol := range protocols {
+			selection, at := rules.Random, s.Listener(i)
+			if protocol == rules.UDP {
+				selection = rules.FlowHash
 			}
-			at := s.Listener(i)
 			key := rules.FrontendKey{Addr: at.Addr(), Protocol: protocol, Port: at.Port()}
 			owner := rules.Owner{Gateway: fmt.Sprintf("default/gateway-%d", i/64), Listener: protocol.String(), Route: backend.Ref}
 			frontends[key] = &rules.Frontend{Owner: owner, Select: selection, Backends: []rules.Backend{backend}}

@@ -3,6 +3,7 @@ package traffic
 import (
 	"errors"
 	"math"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -45,35 +46,40 @@ func TestMedian(t *testing.T) {
 	}
 }
 
-// TestInterleave: everyone is measured once a turn, and not always in the same order.
+// TestInterleave: everyone is measured once a turn, and not always in the same order: neither
+// in the turns of a round nor in two rounds.
 func TestInterleave(t *testing.T) {
 	const n, turns = 4, 50
 	var order []int
-	took, err := Interleave(n, turns, func(subject int) (float64, error) {
-		order = append(order, subject)
-		return float64(subject), nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for subject, values := range took {
-		if len(values) != turns || values[turns-1] != float64(subject) {
-			t.Errorf("subject %d has %d values, the last %g", subject, len(values), values[len(values)-1])
+	round := func() []int {
+		order = nil
+		took, err := Interleave(n, turns, func(subject int) (float64, error) {
+			order = append(order, subject)
+			return float64(subject), nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
+		for subject, values := range took {
+			if len(values) != turns || values[turns-1] != float64(subject) {
+				t.Errorf("subject %d has %d values, the last %g", subject, len(values), values[len(values)-1])
+			}
+		}
+		return order
 	}
+	first, second := round(), round()
 	firsts := map[int]bool{}
 	for turn := range turns {
-		seen := map[int]bool{}
-		for _, subject := range order[turn*n : turn*n+n] {
-			seen[subject] = true
+		if got := slices.Sorted(slices.Values(first[turn*n : turn*n+n])); !slices.Equal(got, []int{0, 1, 2, 3}) {
+			t.Errorf("turn %d has %v", turn, got)
 		}
-		if len(seen) != n {
-			t.Errorf("turn %d has %v", turn, order[turn*n:turn*n+n])
-		}
-		firsts[order[turn*n]] = true
+		firsts[first[turn*n]] = true
 	}
 	if len(firsts) != n {
 		t.Errorf("only %v ever came first", firsts)
+	}
+	if slices.Equal(first, second) {
+		t.Error("two rounds have the same order")
 	}
 	failure := errors.New("failure")
 	if _, err := Interleave(n, turns, func(int) (float64, error) { return 0, failure }); !errors.Is(err, failure) {
@@ -89,7 +95,7 @@ func TestDestinations(t *testing.T) {
 			listeners[size.destination(n, size.Listeners, false).String()] = true
 			ends[size.destination(n, size.Listeners, true).String()] = true
 		}
-		if len(listeners) != size.Listeners || len(ends) != size.Listeners*size.Endpoints {
+		if len(listeners) != size.Listeners || len(ends) != min(pods, size.Listeners*size.Endpoints) {
 			t.Errorf("%s: %d listeners and %d endpoints", size, len(listeners), len(ends))
 		}
 	}

@@ -9,7 +9,9 @@ import (
 	"strings"
 
 	"github.com/portway-dev/portway/integration/bench/figure"
+	"github.com/portway-dev/portway/internal/flowtable"
 	"github.com/portway-dev/portway/internal/netns"
+	"github.com/portway-dev/portway/rules"
 	"github.com/portway-dev/portway/rules/nftables"
 )
 
@@ -18,30 +20,40 @@ type Subject struct {
 	Name string
 	// Routed: nobody translates; the client sends to the endpoints themselves.
 	Routed bool
+	// One: there is one endpoint, whatever the size.
+	One bool
 	// Proxy: a process passes on the bytes of TCP connections; there is no UDP.
 	Proxy bool
 	// Note is what is fair about its settings, and what is not.
 	Note string
 	load func(*Loaded) error
+
+	untracked bool // the node follows no flows
 }
 
 // Names of subjects that others are compared with.
 const (
 	Ours          = figure.Ours
 	ConntrackOnly = "conntrack only"
+	OneEndpoint   = "conntrack only, one endpoint"
 	StaticDNAT    = "static dnat"
+	Offloaded     = "portway, flowtable"
 )
 
 // Subjects are all that there are, in the order of the report.
 func Subjects() []Subject {
 	return []Subject{
 		{
-			Name: "no NAT, no conntrack", Routed: true, load: func(*Loaded) error { return nil },
+			Name: "no NAT, no conntrack", Routed: true, untracked: true, load: func(*Loaded) error { return nil },
 			Note: "The node routes and has no rules.",
 		},
 		{
 			Name: ConntrackOnly, Routed: true, load: (*Loaded).track,
 			Note: "The node routes and follows the flows; no chain sees them.",
+		},
+		{
+			Name: OneEndpoint, Routed: true, One: true, load: (*Loaded).track,
+			Note: "The same with all flows to one endpoint, as with static dnat.",
 		},
 		{
 			Name: StaticDNAT, load: (*Loaded).translate,
@@ -50,6 +62,10 @@ func Subjects() []Subject {
 		{
 			Name: Ours, load: (*Loaded).program,
 			Note: "The rules as the agent programs them, all endpoints on the node.",
+		},
+		{
+			Name: Offloaded, load: (*Loaded).offload,
+			Note: "The same rules, and a flowtable for all interfaces (--flowtable).",
 		},
 		kubeProxy("nftables"),
 		kubeProxy("iptables"),
@@ -71,20 +87,28 @@ type Loaded struct {
 	// Proxies are the processes that take part in the traffic, by ID.
 	Proxies []int
 	// Most is how many connections a proxy can hold; 0: whatever the kernel can.
-	Most    int
-	cpu     int
-	dir     string // for configurations, gone after Close
-	closers []func() error
+	Most int
+	cpu  int
+	// protocols of its listeners.
+	protocols []rules.Protocol
+	dir       string // for configurations, gone after Close
+	closers   []func() error
 }
 
-// Load sets a Subject up. cpu is where a proxy may run. An *Unavailable error says that
-// this machine lacks what the Subject needs.
-func (s Subject) Load(size Size, cpu int) (_ *Loaded, err error) {
+// Load sets a Subject up for protocols, of which none is all. cpu is where a proxy may run. An
+// *Unavailable error says that this machine lacks what the Subject needs.
+func (s Subject) Load(size Size, cpu int, protocols ...rules.Protocol) (_ *Loaded, err error) {
+	if s.One {
+		size = Size{1, 1}
+	}
+	if len(protocols) == 0 {
+		protocols = both
+	}
 	site, err := NewSite(size)
 	if err != nil {
 		return nil, err
 	}
-	l := &Loaded{Subject: s, Site: site, cpu: cpu}
+	l := &Loaded{Subject: s, Site: site, cpu: cpu, protocols: protocols}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("%s, %s: %w", s.Name, size, errors.Join(err, l.Close()))
@@ -153,7 +177,7 @@ func (l *Loaded) translate() error {
 		rule = "ip daddr %s %s dport %d dnat ip to %[5]s"
 	}
 	script := "table inet static {\n\tchain prerouting {\n\t\ttype nat hook prerouting priority dstnat;\n"
-	for _, protocol := range []string{"udp", "tcp"} {
+	for _, protocol := range l.protocols {
 		first, last := l.Listener(0), l.Listener(l.Listeners-1)
 		script += "\t\t" + fmt.Sprintf(rule, first.Addr(), protocol, first.Port(), last.Port(), l.Endpoint(0, 0)) + "\n"
 	}
@@ -168,9 +192,24 @@ func (l *Loaded) program() error {
 		return err
 	}
 	l.closers = append(l.closers, programmer.Close)
-	results, err := programmer.Program(context.Background(), l.state())
+	results, err := programmer.Program(context.Background(), l.state(l.protocols...))
 	if err == nil && len(results.Errors) > 0 {
 		err = fmt.Errorf("not committed: %v", results.Errors)
 	}
 	return err
+}
+
+// offload is program, and the flowtable that the agent makes where it is asked for.
+func (l *Loaded) offload() error {
+	table := flowtable.New(flowtable.Config{
+		Mark: nftables.DefaultConfig().Mark, Interfaces: []string{"*"}, NetNS: l.Node.Handle(),
+	})
+	_, err := table.Ensure()
+	if unable := (*flowtable.UnableError)(nil); errors.As(err, &unable) {
+		return &Unavailable{unable.Error()}
+	}
+	if err != nil {
+		return err
+	}
+	return l.program()
 }

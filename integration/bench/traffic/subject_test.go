@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/portway-dev/portway/internal/netns"
 )
 
@@ -52,12 +50,18 @@ func testSubject(t *testing.T, subject Subject, clock *Clock) {
 		if got, err := l.Arrived(); err != nil || got != packets {
 			t.Errorf("%d of %d datagrams arrived: %v", got, packets, err)
 		}
-		if subject.Name != Subjects()[0].Name {
+		if !subject.untracked {
 			flows = packets
 		}
 	}
-	if got := followed(t, l); got != flows {
-		t.Errorf("the node follows %d flows, want %d", got, flows)
+	if got, _, err := l.followed(); err != nil || got != flows {
+		t.Errorf("the node follows %d flows, want %d: %v", got, flows, err)
+	}
+	if err := l.spread(flows, 3); err != nil {
+		t.Error(err)
+	}
+	if err := l.spread(flows+1, 3); err == nil && flows > 0 {
+		t.Error("a flow that is not there was not missed")
 	}
 	before, err := clock.Now(l.Proxies...)
 	if err != nil {
@@ -76,19 +80,7 @@ func testSubject(t *testing.T, subject Subject, clock *Clock) {
 	if err := l.Forget(); err != nil {
 		t.Fatal(err)
 	}
-	if got := followed(t, l); got != 0 {
-		t.Errorf("the node follows %d flows that were forgotten", got)
+	if got, _, err := l.followed(); err != nil || got != 0 {
+		t.Errorf("the node follows %d flows that were forgotten: %v", got, err)
 	}
-}
-
-func followed(t *testing.T, l *Loaded) int {
-	t.Helper()
-	var flows []*netlink.ConntrackFlow
-	if err := l.Node.Do(func() (err error) {
-		flows, err = netlink.ConntrackTableList(netlink.ConntrackTable, netlink.FAMILY_V4)
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	return len(flows)
 }

@@ -79,7 +79,7 @@ func (c *Connections) connect(count int) error {
 // connectOne opens the next connection and sends its byte. The socket is the caller's to
 // close, unless it is negative.
 func (c *Connections) connectOne() (fd int, to netip.AddrPort, err error) {
-	to = c.site.destination(c.next, c.site.TCP(), c.routed)
+	to = c.site.destination(c.next, c.site.Listeners, c.routed)
 	c.next++
 	if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		return -1, to, err

@@ -43,6 +43,7 @@ func NewDatagrams(s *Site, count int, routed bool) (*Datagrams, error) {
 
 // newDatagrams goes to the first few listeners only.
 func newDatagrams(s *Site, count, listeners int, routed bool) (*Datagrams, error) {
+	listeners = min(listeners, s.Listeners)
 	from, err := s.Client.LinkAddress(clientLink)
 	if err != nil {
 		return nil, err
