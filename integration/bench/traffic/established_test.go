@@ -67,36 +67,42 @@ func (e established) subjects(b *testing.B) []Subject {
 // backend's.
 func bare() string { return Subjects()[0].Name }
 
-// BenchmarkEstablished measures what connections and flows get that are there already.
+// BenchmarkEstablished measures what connections and flows get that are there already, in parts
+// that can be asked for by name.
 func BenchmarkEstablished(b *testing.B) {
 	plan := establishedPlan(os.Getenv("BENCH"))
-	for b.Loop() {
-		clock, err := NewClock()
-		if err != nil {
-			b.Fatal(err)
-		}
-		cpu := clock.CPU
-		if err := clock.Close(); err != nil {
-			b.Fatal(err)
-		}
-		begin := time.Now()
-		all, err := loadAll(plan.subjects(b), plan.Size, cpu, func(s Subject, why error) { fmt.Printf("%s is left out: %v\n", s.Name, why) })
-		if err != nil {
-			b.Fatal(err)
-		}
-		fmt.Printf("loaded in %s\n", time.Since(begin).Round(time.Millisecond))
-		defer func() {
-			for _, l := range all {
-				if err := l.Close(); err != nil {
-					b.Error(err)
-				}
+	clock, err := NewClock()
+	if err != nil {
+		b.Fatal(err)
+	}
+	cpu := clock.CPU
+	if err := clock.Close(); err != nil {
+		b.Fatal(err)
+	}
+	begin := time.Now()
+	all, err := loadAll(plan.subjects(b), plan.Size, cpu, func(s Subject, why error) { fmt.Printf("%s is left out: %v\n", s.Name, why) })
+	if err != nil {
+		b.Fatal(err)
+	}
+	fmt.Printf("loaded in %s\n", time.Since(begin).Round(time.Millisecond))
+	defer func() {
+		for _, l := range all {
+			if err := l.Close(); err != nil {
+				b.Error(err)
 			}
-		}()
-		for _, part := range []func(*testing.B, []*Loaded){plan.benchmarkBulk, plan.benchmarkSmall, plan.benchmarkLatency, plan.benchmarkHeld} {
-			begin := time.Now()
-			part(b, all)
-			fmt.Printf("measured in %s\n", time.Since(begin).Round(time.Millisecond))
 		}
+	}()
+	for _, part := range []struct {
+		name    string
+		measure func(*testing.B, []*Loaded)
+	}{{"bulk", plan.benchmarkBulk}, {"small", plan.benchmarkSmall}, {"latency", plan.benchmarkLatency}, {"held", plan.benchmarkHeld}} {
+		b.Run(part.name, func(b *testing.B) {
+			for b.Loop() {
+				begin := time.Now()
+				part.measure(b, all)
+				fmt.Printf("%s measured in %s\n", part.name, time.Since(begin).Round(time.Millisecond))
+			}
+		})
 	}
 }
 
