@@ -94,7 +94,7 @@ func (d *path) chain(name string) error {
 }
 
 // picks is how a chain picks its slot.
-var picks = regexp.MustCompile(`(numgen random mod (\d+)|jhash .* mod (\d+) seed \S+) map @slots([46])`)
+var picks = regexp.MustCompile(`(numgen random mod (\d+)|jhash .* mod (\d+) seed \S+) map @((?:wide)?slots)([46])`)
 
 // manySlots is from how many slots on their numbers tell nothing any more.
 const manySlots = 16
@@ -107,7 +107,7 @@ func (d *path) slots(chain string) error {
 	}
 	var pick []string
 	for _, m := range picks.FindAllStringSubmatch(b.body, -1) {
-		if m[4] == d.family {
+		if m[5] == d.family {
 			pick = m
 		}
 	}
@@ -118,11 +118,12 @@ func (d *path) slots(chain string) error {
 	if err != nil {
 		return err
 	}
-	d.step(" └─", chain, fmt.Sprintf("@slots%s [ %s . %s ]", d.family, d.service, pick[1]))
+	slots := pick[4] + d.family
+	d.step(" └─", chain, fmt.Sprintf("@%s [ %s . %s ]", slots, d.service, pick[1]))
 	var order []element // the first of each endpoint; without a value: refused
 	numbers := map[string][]string{}
 	for i := range count {
-		e := d.byName["slots"+d.family].byKey[fmt.Sprintf("%s . 0x%08x", d.service, i)]
+		e := d.byName[slots].byKey[fmt.Sprintf("%s . 0x%08x", d.service, i)]
 		if numbers[e.value] == nil {
 			order = append(order, e)
 		}

@@ -196,13 +196,13 @@ func (r *reader) read(id setID, e rawElement) bool {
 		if !addr.IsValid() || len(key) != 0 {
 			return false
 		}
-		r.member(id, &rules.FrontendKey{Addr: addr})
+		r.member(id, rules.FrontendKey{Addr: addr})
 		return true
 	case kindHairpin:
 		if !addr.IsValid() || !bytes.Equal(e.key, append(slices.Clone(key), key...)) {
 			return false
 		}
-		r.member(id, &rules.FrontendKey{Addr: addr})
+		r.member(id, rules.FrontendKey{Addr: addr})
 		return true
 	default: // has a service
 	}
@@ -213,7 +213,7 @@ func (r *reader) read(id setID, e rawElement) bool {
 	key = key[8:]
 	switch id.kind() {
 	case kindEndpoints:
-		r.member(id, &service)
+		r.member(id, service)
 		return true
 	case kindListeners:
 		p := r.program(service)
@@ -229,13 +229,16 @@ func (r *reader) read(id setID, e rawElement) bool {
 	case kindRefused:
 		return r.readRefused(service, key, e)
 	default:
-		return r.readSlot(service, key, e)
+		w := narrow
+		if id.kind() == kindWideSlots {
+			w = wide
+		}
+		return r.readSlot(service, w, key, e)
 	}
 }
 
-func (r *reader) member(id setID, key *rules.FrontendKey) {
-	r.torn = r.torn || r.members.refs[memberOf(id, *key)].held
-	r.members.note(&op{set: id, key: key})
+func (r *reader) member(id setID, key rules.FrontendKey) {
+	r.torn = r.members.hold(memberOf(id, key)) || r.torn
 }
 
 func (r *reader) program(key rules.FrontendKey) *program {
@@ -275,7 +278,7 @@ func (r *reader) readRefused(service rules.FrontendKey, from []byte, e rawElemen
 	return true
 }
 
-func (r *reader) readSlot(service rules.FrontendKey, number []byte, e rawElement) bool {
+func (r *reader) readSlot(service rules.FrontendKey, w width, number []byte, e rawElement) bool {
 	addr, port := cutAddr(e.value, service.Addr.Is6())
 	if len(number) != 4 || !addr.IsValid() || len(port) != 4 {
 		return false
@@ -284,12 +287,12 @@ func (r *reader) readSlot(service rules.FrontendKey, number []byte, e rawElement
 	if n >= rules.MaxSlots {
 		return false
 	}
-	p := r.program(service)
-	if n >= len(p.slots) {
-		p.slots = append(p.slots, make([]rules.Slot, n+1-len(p.slots))...)
+	slots := &r.program(service).slots[w]
+	if n >= len(*slots) {
+		*slots = append(*slots, make([]rules.Slot, n+1-len(*slots))...)
 	}
-	r.torn = r.torn || !p.slots[n].Refused()
-	p.slots[n] = r.slot(netip.AddrPortFrom(addr, binary.BigEndian.Uint16(port)), e)
+	r.torn = r.torn || !(*slots)[n].Refused()
+	(*slots)[n] = r.slot(netip.AddrPortFrom(addr, binary.BigEndian.Uint16(port)), e)
 	return true
 }
 

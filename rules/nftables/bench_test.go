@@ -88,7 +88,7 @@ func BenchmarkDiff(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			for _, change := range rules.Changes(from, to) {
-				newPlan(change.Key, was, compile(change.Key, change.New, was.slots))
+				newPlan(change.Key, was, compile(change.Key, change.New, was.previous()))
 			}
 		}
 	})
@@ -257,7 +257,7 @@ func BenchmarkAddRemoveListenerShortLadder(b *testing.B) {
 func setRungs(r []int) {
 	rungs = r
 	rungIndex, chainNames = indexRungs(), nameChains()
-	chainIDs, verdicts = numberChains(), makeVerdicts()
+	chainIDs = numberChains()
 }
 
 // A listener with client affinity comes and goes, or one of its endpoints is replaced.

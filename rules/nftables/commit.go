@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // commit sends slots and switches of all plans: as many Frontends in one batch as
@@ -45,7 +46,12 @@ func (p *pass) fitting(plans []*plan) int {
 // commitGroup commits the plans at once. When the kernel refuses, it halves them
 // until the one to blame is alone, so that it does not keep the others.
 func (p *pass) commitGroup(plans []*plan) error {
-	ops := p.kernel.members.missing(plans)
+	ops := p.kernel.members.acquire(plans)
+	room := 0
+	for _, pl := range plans {
+		room += len(pl.slots) + len(pl.switches)
+	}
+	ops = slices.Grow(ops, room)
 	for _, pl := range plans {
 		ops = append(ops, pl.slots...)
 	}
@@ -53,12 +59,17 @@ func (p *pass) commitGroup(plans []*plan) error {
 		ops = append(ops, pl.switches...)
 	}
 	sent, err := p.send(ops)
+	p.note(ops[:sent])
 	if err != nil {
-		p.note(ops[:sent])
+		p.kernel.members.dismiss(ops[sent:])
+		for _, pl := range plans {
+			p.kernel.members.release(pl.now)
+		}
 	}
 	switch {
 	case err == nil:
 		for _, pl := range plans {
+			p.count(pl)
 			if pl.now == nil && pl.was.serves() {
 				p.removed = append(p.removed, pl.key)
 			}
@@ -67,7 +78,6 @@ func (p *pass) commitGroup(plans []*plan) error {
 				p.sweeps = append(p.sweeps, pl)
 			}
 		}
-		p.note(ops) // only now: what has users is never among the unneeded
 		return nil
 	case !rejected(err):
 		p.failPlans(plans, err)
@@ -112,9 +122,17 @@ func (p *pass) reconnect() error {
 	return nil
 }
 
+// count settles whose members count: no longer those of the old program.
+func (p *pass) count(pl *plan) {
+	p.kernel.members.release(pl.was)
+	if pl.now != nil { // hence kept, which is the same or has the same members
+		pl.now.members, pl.kept.members = nil, nil
+		pl.kept.counted = pl.now.counted
+	}
+}
+
 // settle records what the kernel holds for a Frontend now.
 func (p *pass) settle(pl *plan, holds *program) {
-	p.kernel.members.replace(pl.was, holds)
 	pl.was = holds
 	if p.own != nil {
 		p.own[pl.key] = struct{}{}
@@ -192,11 +210,10 @@ func (p *pass) send(ops []op) (int, error) {
 	sent := 0
 	for sent < len(ops) {
 		rest := ops[sent:]
-		n := p.prefix(rest)
-		if err := p.encoder.encode(p.conn.Conn, rest[:n]); err != nil {
-			return sent, p.broken(err)
-		}
-		if err := p.flush(p.ctx, rest[:n]); err != nil {
+		n, bytes := p.prefix(rest)
+		p.encoder.encode(rest[:n], bytes)
+		commit := func() error { return p.conn.commit(&p.encoder.batch) }
+		if err := p.flush(p.ctx, commit, rest[:n]); err != nil {
 			return sent, err
 		}
 		p.operations += n
@@ -212,20 +229,21 @@ func (p *pass) note(ops []op) {
 	}
 }
 
-// prefix returns how many of the operations fit into one batch.
-func (p *pass) prefix(ops []op) int {
-	bytes := 0
+// prefix returns how many of the operations fit into one batch, and the most that their
+// elements take.
+func (p *pass) prefix(ops []op) (n, bytes int) {
 	for i := range ops {
-		bytes += ops[i].size()
-		if p.conn.fits(bytes) {
+		size := ops[i].size()
+		if p.conn.fits(bytes + size) {
+			bytes += size
 			continue
 		}
 		if i > 1 && ops[i-1].replacedBy(ops[i]) {
 			i--
 		}
-		return max(i, 1)
+		return max(i, 1), bytes + size
 	}
-	return len(ops)
+	return len(ops), bytes
 }
 
 // flushSteps commits the static part, in as few batches as the buffers allow.
@@ -233,7 +251,7 @@ func (p *Programmer) flushSteps(ctx context.Context, steps []step) error {
 	var total cost
 	for _, s := range steps {
 		if total != (cost{}) && !total.plus(s.cost).within(p.conn.limit) {
-			if err := p.flush(ctx, nil); err != nil {
+			if err := p.flush(ctx, p.conn.Flush, nil); err != nil {
 				return err
 			}
 			total = cost{}
@@ -246,13 +264,13 @@ func (p *Programmer) flushSteps(ctx context.Context, steps []step) error {
 	if total == (cost{}) {
 		return nil
 	}
-	return p.flush(ctx, nil)
+	return p.flush(ctx, p.conn.Flush, nil)
 }
 
-// flush commits what is encoded. After an error the connections are closed, as
+// flush has commit send what is encoded. After an error the connections are closed, as
 // answers may still be under way, and nothing about the kernel is taken for
 // granted any more.
-func (p *Programmer) flush(ctx context.Context, ops []op) error {
+func (p *Programmer) flush(ctx context.Context, commit func() error, ops []op) error {
 	if err := ctx.Err(); err != nil {
 		return errors.Join(err, p.disconnect()) // drops what is encoded
 	}
@@ -263,7 +281,7 @@ func (p *Programmer) flush(ctx context.Context, ops []op) error {
 	p.stats.Batches++
 	err := before
 	if err == nil {
-		if err = p.conn.Flush(); err == nil {
+		if err = commit(); err == nil {
 			p.nextGeneration()
 			err = after
 		}

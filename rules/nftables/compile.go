@@ -18,10 +18,13 @@ type program struct {
 	refused  uint32  // of rules.DrawRange numbers, those that are dropped; 0: no element
 	comment  string  // of these three elements
 	// slots has an element for each slot that is not refused. A program read back
-	// or half replaced may have more slots than its chain picks from.
-	slots []rules.Slot
-	// members are its elements of the sets that tell of endpoints, without duplicates.
+	// or half replaced may have more slots than its chain picks from, and some of the
+	// other width.
+	slots [widths][]rules.Slot
+	// members are its elements of the sets that tell of endpoints, without duplicates;
+	// once the kernel holds them for it they are in counted instead.
 	members []member
+	counted []memberID
 	// adopted programs are read back from the kernel, which does not tell their members.
 	adopted bool
 }
@@ -34,12 +37,12 @@ func compile(key rules.FrontendKey, f *rules.Frontend, previous []rules.Slot) *p
 	p := &program{
 		listener: chainRefuse,
 		comment:  listenerComment(f.Owner),
-		slots:    layout.Slots,
 		members:  membersOf(key, f),
 	}
 	if len(layout.Slots) == 0 {
 		return p
 	}
+	p.slots[widthOf(len(layout.Slots))] = layout.Slots
 	p.listener = slotChain(f.Select, len(layout.Slots))
 	if layout.RefusedDraws > 0 {
 		p.refused = layout.RefusedDraws
@@ -51,16 +54,30 @@ func compile(key rules.FrontendKey, f *rules.Frontend, previous []rules.Slot) *p
 // serves reports whether there is a listener: whether the kernel holds the Frontend.
 func (p *program) serves() bool { return p != nil && p.listener != chainNone }
 
+// previous returns the slots that a new program is to keep, as far as it can.
+func (p *program) previous() []rules.Slot {
+	if p == nil {
+		return nil
+	}
+	chain := p.listener
+	if chain == chainDraw {
+		chain = p.drawn
+	}
+	return p.slots[chain.width()]
+}
+
 // wants reports whether a slot of the old program leads to an endpoint that this
 // program still has.
 func (p *program) wants() func(rules.Slot) bool {
 	var wanted map[endpointPort]bool
 	return func(s rules.Slot) bool {
 		if wanted == nil {
-			wanted = make(map[endpointPort]bool, len(p.slots))
-			for _, slot := range p.slots {
-				if !slot.Refused() {
-					wanted[slot.Endpoint.Addr] = true
+			wanted = make(map[endpointPort]bool, len(p.slots[narrow])+len(p.slots[wide]))
+			for _, slots := range p.slots {
+				for _, slot := range slots {
+					if !slot.Refused() {
+						wanted[slot.Endpoint.Addr] = true
+					}
 				}
 			}
 		}
@@ -73,12 +90,14 @@ func (p *program) refuses() bool { return p.listener == chainRefuse }
 
 // live returns a slot with an endpoint, at i or behind it.
 func (p *program) live(i int) (rules.Slot, bool) {
-	for range p.slots {
-		i %= len(p.slots)
-		if !p.slots[i].Refused() {
-			return p.slots[i], true
+	for _, slots := range p.slots {
+		for range slots {
+			i %= len(slots)
+			if !slots[i].Refused() {
+				return slots[i], true
+			}
+			i++
 		}
-		i++
 	}
 	return rules.Slot{}, false
 }

@@ -17,14 +17,15 @@ const (
 	// ackMemory is what one acknowledgement occupies of the receive buffer: 832
 	// bytes of socket buffer, rounded up (struct sk_buff and its smallest data).
 	ackMemory = 1024
-	// maxBatch bounds the memory of a batch, which the library keeps twice.
+	// maxBatch bounds the memory of a batch, which the kernel copies.
 	maxBatch = 4 << 20
 )
 
 // conn is a lasting connection whose batches are known to fit into its buffers.
 type conn struct {
 	*nftables.Conn
-	limit cost // of one batch
+	raw   *netlink.Conn // its socket
+	limit cost          // of one batch
 }
 
 // openConn opens the connection and finds out how large a batch may be.
@@ -36,7 +37,7 @@ func openConn(c Config) (*conn, error) {
 	out := &conn{}
 	options := func(raw *netlink.Conn) error {
 		limit, err := prepareSocket(raw, c.SocketBuffer)
-		out.limit = limit
+		out.raw, out.limit = raw, limit
 		return err
 	}
 	var err error
@@ -45,6 +46,40 @@ func openConn(c Config) (*conn, error) {
 		return nil, fmt.Errorf("open nf_tables socket: %w", err)
 	}
 	return out, nil
+}
+
+// commit sends an encoded batch and waits for the acknowledgement of each of its messages,
+// which the kernel sends in their order. After an error more may be under way.
+func (c *conn) commit(b *batch) error {
+	if err := c.write(b.bytes); err != nil {
+		return &netlink.OpError{Op: "send", Err: os.NewSyscallError("sendmsg", err)}
+	}
+	for want := b.first; want != b.next; {
+		answers, err := c.raw.Receive() // an OpError, also of the kernel's answer
+		if err != nil {
+			return err
+		}
+		for _, m := range answers {
+			if m.Header.Type != netlink.Error || m.Header.Sequence != want {
+				return fmt.Errorf("answer of type %d to message %d, want the acknowledgement of %d", m.Header.Type, m.Header.Sequence, want)
+			}
+			want++
+		}
+	}
+	return nil
+}
+
+func (c *conn) write(b []byte) error {
+	socket, err := c.raw.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sendErr error
+	err = socket.Write(func(fd uintptr) bool {
+		sendErr = unix.Sendto(int(fd), b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		return sendErr != unix.EAGAIN && sendErr != unix.EINTR
+	})
+	return errors.Join(err, sendErr)
 }
 
 // fits reports whether elements of so many bytes fit into one batch.

@@ -42,37 +42,42 @@ func newPlan(key rules.FrontendKey, was, now *program) *plan {
 	if to == nil {
 		to = nothing
 	}
-	tail := p.diffSlots(from, to)
+	var tails [widths][]rules.Slot
+	wants := to.wants()
+	for w := range widths {
+		tails[w] = p.diffSlots(w, from, to, wants)
+	}
 	p.diffSwitches(from, to)
 	if p.kept = now; len(p.sweep) > 0 {
-		p.keep(from, to, tail)
+		p.keep(from, to, tails)
 	}
 	return p
 }
 
 func (p *plan) set(s setID) setID { return s.of(p.key.Addr.Is6()) }
 
-// diffSlots returns what becomes of the slots beyond the new slot count.
-func (p *plan) diffSlots(from, to *program) (tail []rules.Slot) {
-	p.slots = p.slotRoom(from, to)
-	for i, now := range to.slots {
+// diffSlots compares the slots of one width. It returns what becomes of those beyond the
+// new slot count, which are all where that is of the other width.
+func (p *plan) diffSlots(w width, from, to *program, wants func(rules.Slot) bool) (tail []rules.Slot) {
+	old, slots := from.slots[w], to.slots[w]
+	p.slotRoom(old, slots)
+	for i, now := range slots {
 		var was rules.Slot
-		if i < len(from.slots) {
-			was = from.slots[i]
+		if i < len(old) {
+			was = old[i]
 		}
-		p.replaceSlot(i, was, now)
+		p.replaceSlot(w, i, was, now)
 	}
-	wants := to.wants()
-	for i := len(to.slots); i < len(from.slots); i++ {
-		slot := from.slots[i]
+	for i := len(slots); i < len(old); i++ {
+		slot := old[i]
 		if !slot.Refused() {
 			// With nothing left to lead to, the old endpoints stay until the
 			// listener is gone or refuses.
 			if live, ok := to.live(i); ok && !wants(slot) {
-				p.replaceSlot(i, slot, live)
+				p.replaceSlot(w, i, slot, live)
 				slot = live
 			}
-			p.sweep = append(p.sweep, op{set: p.set(slots4), del: true, key: &p.key, n: uint32(i)})
+			p.sweep = append(p.sweep, op{set: p.set(w.slots()), del: true, key: &p.key, n: uint32(i)})
 		}
 		tail = append(tail, slot)
 	}
@@ -80,17 +85,18 @@ func (p *plan) diffSlots(from, to *program) (tail []rules.Slot) {
 }
 
 // slotRoom avoids to grow the list of a Frontend that is new.
-func (p *plan) slotRoom(from, to *program) []op {
-	if len(from.slots) > 0 || len(to.slots) == 0 {
-		return nil
+func (p *plan) slotRoom(old, slots []rules.Slot) {
+	if len(old) == 0 && len(slots) > 0 {
+		p.slots = slices.Grow(p.slots, len(slots))
 	}
-	return make([]op, 0, len(to.slots))
 }
 
 // keep records what is there besides the new program until it is swept.
-func (p *plan) keep(from, to *program, tail []rules.Slot) {
+func (p *plan) keep(from, to *program, tails [widths][]rules.Slot) {
 	kept := *to
-	kept.slots = slices.Concat(to.slots, tail)
+	for w, tail := range tails {
+		kept.slots[w] = slices.Concat(to.slots[w], tail)
+	}
 	if kept.drawn == chainNone {
 		kept.drawn = from.drawn
 	}
@@ -100,15 +106,15 @@ func (p *plan) keep(from, to *program, tail []rules.Slot) {
 	p.kept = &kept
 }
 
-func (p *plan) replaceSlot(i int, was, now rules.Slot) {
+func (p *plan) replaceSlot(w width, i int, was, now rules.Slot) {
 	if sameElement(was, now) {
 		return
 	}
 	if !was.Refused() {
-		p.slots = append(p.slots, op{set: p.set(slots4), del: true, key: &p.key, n: uint32(i)})
+		p.slots = append(p.slots, op{set: p.set(w.slots()), del: true, key: &p.key, n: uint32(i)})
 	}
 	if !now.Refused() {
-		p.slots = append(p.slots, op{set: p.set(slots4), key: &p.key, n: uint32(i), slot: now})
+		p.slots = append(p.slots, op{set: p.set(w.slots()), key: &p.key, n: uint32(i), slot: now})
 	}
 }
 

@@ -7,9 +7,6 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/google/nftables"
-	"github.com/mdlayher/netlink"
-
 	"github.com/portway-dev/portway/rules"
 )
 
@@ -17,18 +14,33 @@ import (
 // generation and everything behind it from a later one.
 type generation struct {
 	listener, drawn chainID
-	slots           map[uint32]rules.Slot
+	slots           map[slotKey]rules.Slot
+}
+
+// slotKey is a slot of a listener in a map.
+type slotKey struct {
+	width width
+	n     uint32
+}
+
+func keyOf(o op) slotKey {
+	if o.set.kind() == kindWideSlots {
+		return slotKey{wide, o.n}
+	}
+	return slotKey{narrow, o.n}
 }
 
 func generationOf(p *program) generation {
-	g := generation{slots: make(map[uint32]rules.Slot)}
+	g := generation{slots: make(map[slotKey]rules.Slot)}
 	if p == nil {
 		return g
 	}
 	g.listener, g.drawn = p.listener, p.drawn
-	for i, slot := range p.slots {
-		if !slot.Refused() {
-			g.slots[uint32(i)] = slot
+	for w, slots := range p.slots {
+		for i, slot := range slots {
+			if !slot.Refused() {
+				g.slots[slotKey{width(w), uint32(i)}] = slot
+			}
 		}
 	}
 	return g
@@ -45,12 +57,12 @@ func (g generation) after(t *testing.T, ops []op) generation {
 				continue
 			}
 			switch o.set.kind() {
-			case kindSlots:
-				if _, there := g.slots[o.n]; there != del {
+			case kindSlots, kindWideSlots:
+				if _, there := g.slots[keyOf(o)]; there != del {
 					t.Fatalf("%s: there is one: %t", o, there)
 				}
-				if g.slots[o.n] = o.slot; del {
-					delete(g.slots, o.n)
+				if g.slots[keyOf(o)] = o.slot; del {
+					delete(g.slots, keyOf(o))
 				}
 			case kindListeners:
 				if (g.listener != chainNone) != del {
@@ -69,20 +81,21 @@ func (g generation) after(t *testing.T, ops []op) generation {
 	return g
 }
 
-// slotsOf is how many slots a packet picks from that read its listener's element in
-// generation g and everything else in generation later; 0 when it is refused.
-func (g generation) slotsOf(later generation) int {
+// slotsOf is what slots a packet picks from that read its listener's element in
+// generation g and everything else in generation later; none when it is refused.
+func (g generation) slotsOf(later generation) (w width, n int) {
 	chain := g.listener
 	if chain == chainDraw {
 		chain = later.drawn
 	}
 	switch {
 	case chain == chainClient:
-		return rules.ClientSlots
+		return wide, rules.ClientSlots
 	case chain < chainRung:
-		return 0
+		return narrow, 0
 	}
-	return rungs[(chain-chainRung)/2]
+	n = rungs[(chain-chainRung)/2]
+	return widthOf(n), n
 }
 
 // A packet on its way while an update commits may have read the old listener and
@@ -91,6 +104,7 @@ func TestPacketsInFlightFindAnEndpoint(t *testing.T) {
 	w := newWorld(11)
 	k := key("192.0.2.1 tcp 80")
 	var was *program
+	widened, narrowed := 0, 0
 	for round := range 3000 {
 		w.clients = round%100 < 10
 		k.Protocol = rules.TCP
@@ -99,17 +113,22 @@ func TestPacketsInFlightFindAnEndpoint(t *testing.T) {
 		}
 		var now *program
 		if w.IntN(10) > 0 {
-			var previous []rules.Slot
-			if was != nil {
-				previous = was.slots
-			}
-			now = compile(k, w.frontend(k), previous)
+			now = compile(k, w.frontend(k), was.previous())
 		}
 		checkInFlight(t, newPlan(k, was, now))
 		if t.Failed() {
 			t.Fatalf("from %v\nto %v", was, now)
 		}
+		if was != nil && now != nil && len(was.slots[narrow]) > 0 && len(now.slots[wide]) > 0 {
+			widened++
+		}
+		if was != nil && now != nil && len(was.slots[wide]) > 0 && len(now.slots[narrow]) > 0 {
+			narrowed++
+		}
 		was = now
+	}
+	if widened < 50 || narrowed < 50 {
+		t.Errorf("%d became wide and %d narrow, want 50 of each", widened, narrowed)
 	}
 }
 
@@ -128,14 +147,16 @@ func checkInFlight(t *testing.T, p *plan) {
 	}
 
 	wanted := make(map[netip.AddrPort]bool)
-	refuses := make(map[uint32]bool) // slots that the new program refuses on purpose
+	refuses := make(map[slotKey]bool) // slots that the new program refuses on purpose
 	if p.now != nil {
-		for i, slot := range p.now.slots {
-			if slot.Refused() {
-				refuses[uint32(i)] = true
-				continue
+		for w, slots := range p.now.slots {
+			for i, slot := range slots {
+				if slot.Refused() {
+					refuses[slotKey{width(w), uint32(i)}] = true
+					continue
+				}
+				wanted[slot.Endpoint.Addr] = true
 			}
-			wanted[slot.Endpoint.Addr] = true
 		}
 	}
 	// In one batch and, where buffers are small, in two.
@@ -148,14 +169,16 @@ func checkInFlight(t *testing.T, p *plan) {
 		{"new listener, all new", switched, switched},
 		{"new listener, swept", switched, swept},
 	} {
-		for i := range uint32(view.reads.slotsOf(view.follows)) {
+		w, n := view.reads.slotsOf(view.follows)
+		for i := range uint32(n) {
+			i := slotKey{w, i}
 			slot, there := view.follows.slots[i]
 			_, was := before.slots[i]
 			switch {
 			case !there && was && !refuses[i] && len(wanted) > 0:
-				t.Errorf("%s: slot %d refuses", view.name, i)
+				t.Errorf("%s: slot %v refuses", view.name, i)
 			case there && !wanted[slot.Endpoint.Addr] && len(wanted) > 0:
-				t.Errorf("%s: slot %d leads to %s, which is gone", view.name, i, slot.Endpoint.Addr)
+				t.Errorf("%s: slot %v leads to %s, which is gone", view.name, i, slot.Endpoint.Addr)
 			}
 		}
 		if view.reads.listener == chainDraw && view.follows.drawn == chainNone {
@@ -185,60 +208,5 @@ func TestShorten(t *testing.T) {
 	other := strings.Repeat("a", 101) + strings.Repeat("b", 99)
 	if shorten(long) == shorten(other) {
 		t.Errorf("two texts have the comment %q", shorten(long))
-	}
-}
-
-// Batches are cut by size, so no element may be larger than it says.
-func TestSizeIsNotTooSmall(t *testing.T) {
-	var sent int
-	conn, err := nftables.New(nftables.WithTestDial(func(messages []netlink.Message) ([]netlink.Message, error) {
-		if len(messages) == 0 { // it waits for an answer
-			return []netlink.Message{{Header: netlink.Header{Type: netlink.Error}, Data: make([]byte, 4)}}, nil
-		}
-		sent = 0
-		for _, m := range messages {
-			sent = max(sent, len(m.Data))
-		}
-		return nil, nil
-	}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := newLayout(DefaultConfig(), everything)
-	for _, addr := range []string{"192.0.2.1", "2001:db8::1"} {
-		k := rules.FrontendKey{Addr: netip.MustParseAddr(addr), Protocol: rules.TCP, Port: 80}
-		name := strings.Repeat("p", 60)
-		slot := rules.Slot{
-			Backend:  &rules.Backend{Ref: "ns/" + name},
-			Endpoint: &rules.Endpoint{Addr: netip.AddrPortFrom(k.Addr, 80), Name: name + name},
-		}
-		for set := range setCount {
-			if set.ipv6() != k.Addr.Is6() {
-				continue
-			}
-			for _, del := range []bool{false, true} {
-				o := op{set: set, del: del, key: &k, n: 7, to: slotChain(rules.Random, 16384), slot: slot, comment: name + name}
-				if set.kind() >= kindExclusive {
-					o.comment = "" // they have none
-				}
-				e := encoder{sets: &l.sets}
-				one, two := []op{o}, []op{o, o}
-				size := func(ops []op) int {
-					if err := e.encode(conn, ops); err != nil {
-						t.Fatal(err)
-					}
-					if err := conn.Flush(); err != nil {
-						t.Fatal(err)
-					}
-					return sent
-				}
-				if actual := size(two) - size(one); actual > o.size() || actual < o.size()-16 || o.size() > maxElement {
-					t.Errorf("%s: encoded in %d bytes, said %d", o, actual, o.size())
-				}
-				if header := size(one) + 16 - o.size(); header > setHeader {
-					t.Errorf("%s: header of %d bytes, at most %d", o, header, setHeader)
-				}
-			}
-		}
 	}
 }

@@ -17,8 +17,8 @@
 //	     ├─ random-N   slot = random mod N
 //	     ├─ flow-N     slot = hash(saddr . sport) mod N
 //	     ├─ client-N   slot = hash(saddr) mod N, N = rules.ClientSlots
-//	     │     └─ ct mark |= bit, dnat to @slots4[daddr . l4proto . dport . slot]
-//	     │                          └─ no such slot: goto refuse
+//	     │     └─ ct mark |= bit, dnat to @slots4[daddr . l4proto . dport . slot],
+//	     │        or, where N > 32, @wideslots4 └─ no such slot: goto refuse
 //	     ├─ draw       random in @refused4: goto refuse; else vmap @drawn4 ─► flow-N, client-N
 //	     └─ refuse     TCP: reset; UDP: drop
 //
@@ -88,7 +88,8 @@
 //     itself and from it (TestEveryShareIsTheLayouts, TestNobodyGetsNothing), however the
 //     State was reached (TestKernelListsWhatStatesDemand).
 //   - Every element of a State is in the kernel, at any size (TestEveryElementArrives,
-//     TestSmallBuffers, TestSizeIsNotTooSmall).
+//     TestSmallBuffers, TestSizeIsNotTooSmall), encoded as google/nftables would
+//     (TestEncodesAsTheLibrary).
 //   - The same State again sends nothing (TestTwiceIsNothing), another one only the
 //     difference (TestTouchesOnlyTheDifference).
 //   - However a State was reached, the kernel holds what a cold load would make

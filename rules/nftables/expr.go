@@ -114,9 +114,9 @@ func (f family) origin() []expr.Any {
 
 // dnat translates to the address and port that the slot's element holds; without
 // an element the rule does not match.
-func (f family) dnat() []expr.Any {
+func (f family) dnat(slots setID) []expr.Any {
 	return []expr.Any{
-		&expr.Lookup{SourceRegister: address, DestRegister: address, IsDestRegSet: true, SetName: f.set(slots4).String()},
+		&expr.Lookup{SourceRegister: address, DestRegister: address, IsDestRegSet: true, SetName: f.set(slots).String()},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.protocol), RegAddrMin: address, RegProtoMin: f.proto},
 	}
 }
@@ -199,7 +199,7 @@ func newSet(table *nftables.Table, id setID) *nftables.Set {
 	case kindDrawn:
 		s.KeyType, s.Concatenation = pick(service4, service6), true
 		s.IsMap, s.DataType = true, nftables.TypeVerdict
-	case kindSlots:
+	case kindSlots, kindWideSlots:
 		s.KeyType, s.Concatenation = pick(slot4, slot6), true
 		s.IsMap, s.DataType = true, pick(endpoint4, endpoint6)
 	case kindRefused:

@@ -259,6 +259,7 @@ func TestListsInBothFormats(t *testing.T) {
 	want := map[string]string{
 		"listeners4": `["ipv4_addr","inet_proto","inet_service"]`, "listeners6": `["ipv6_addr","inet_proto","inet_service"]`,
 		"slots4": `["ipv4_addr","inet_proto","inet_service","mark"]`, "slots6": `["ipv6_addr","inet_proto","inet_service","mark"]`,
+		"wideslots4": `["ipv4_addr","inet_proto","inet_service","mark"]`, "wideslots6": `["ipv6_addr","inet_proto","inet_service","mark"]`,
 		"drawn4": `["ipv4_addr","inet_proto","inet_service"]`, "drawn6": `["ipv6_addr","inet_proto","inet_service"]`,
 		"refused4": `["ipv4_addr","inet_proto","inet_service","mark"]`, "refused6": `["ipv6_addr","inet_proto","inet_service","mark"]`,
 		"exclusive4": `"ipv4_addr"`, "exclusive6": `"ipv6_addr"`,

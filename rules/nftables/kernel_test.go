@@ -53,7 +53,7 @@ func checkKernel(tb testing.TB, c Config, s *rules.State) {
 			continue
 		}
 		delete(k.programs, key)
-		want := compile(key, f, was.slots)
+		want := compile(key, f, was.previous())
 		for _, id := range want.members {
 			wanted[id] = true
 		}
@@ -64,11 +64,11 @@ func checkKernel(tb testing.TB, c Config, s *rules.State) {
 	for key, p := range k.programs {
 		tb.Errorf("%s: not wanted: %s", key, programText(p))
 	}
-	for id, r := range k.members.refs {
-		if r.held && !wanted[id] {
-			tb.Errorf("%s: not wanted: %s", id.set, id.key())
+	for _, r := range k.members.refs {
+		if r.held && !wanted[r.member] {
+			tb.Errorf("%s: not wanted: %s", r.set, r.key())
 		}
-		delete(wanted, id)
+		delete(wanted, r.member)
 	}
 	for id := range wanted {
 		tb.Errorf("%s: missing: %s", id.set, id.key())
@@ -77,15 +77,17 @@ func checkKernel(tb testing.TB, c Config, s *rules.State) {
 
 func programText(p *program) string {
 	text := fmt.Sprintf("%s drawn %s refused %d %q\n", p.listener, p.drawn, p.refused, p.comment)
-	for i, slot := range p.slots {
-		if slot.Refused() {
-			if !slices.ContainsFunc(p.slots[i:], func(s rules.Slot) bool { return !s.Refused() }) {
-				break // the kernel does not know how many slots there are behind the last
+	for w, slots := range p.slots {
+		for i, slot := range slots {
+			if slot.Refused() {
+				if !slices.ContainsFunc(slots[i:], func(s rules.Slot) bool { return !s.Refused() }) {
+					break // the kernel does not know how many slots there are behind the last
+				}
+				text += "-\n"
+				continue
 			}
-			text += "-\n"
-			continue
+			text += fmt.Sprintf("%s %s %q\n", width(w).slots(), slot.Endpoint.Addr, slotComment(slot))
 		}
-		text += fmt.Sprintf("%s %q\n", slot.Endpoint.Addr, slotComment(slot))
 	}
 	return text
 }
@@ -151,7 +153,7 @@ func (w world) frontend(k rules.FrontendKey) *rules.Frontend {
 		f.Select = rules.FlowHash
 	}
 	for b := range w.IntN(4) {
-		one := rules.Backend{Ref: fmt.Sprintf("ns/svc-%d", b), Weight: uint32(w.IntN(4))}
+		one := rules.Backend{Ref: fmt.Sprintf("ns/svc-%d", b), Weight: [...]uint32{0, 1, 2, 3, 21}[w.IntN(5)]} // 21: many slots
 		for e := range 6 {
 			if w.IntN(3) > 0 {
 				continue

@@ -102,6 +102,7 @@ func servicesRules() []rule {
 // element is a part of the refused share.
 func slotRules(selection rules.Selection, n int, mark uint32) []rule {
 	var out []rule
+	slots := widthOf(n).slots()
 	for _, f := range []family{ipv4, ipv6} {
 		pick, text := f.random(n), fmt.Sprintf("numgen random mod %d", n)
 		switch selection {
@@ -113,8 +114,8 @@ func slotRules(selection rules.Selection, n int, mark uint32) []rule {
 		}
 		out = append(out, rule{
 			text: fmt.Sprintf("meta nfproto %s ct mark set ct mark | 0x%08x dnat %s to %s . %s map @%s",
-				f.protocolName(), mark, f.name, f.serviceText(), text, f.set(slots4)),
-			exprs: concat(f.only(), setMark(mark), f.service(), pick, f.dnat()),
+				f.protocolName(), mark, f.name, f.serviceText(), text, f.set(slots)),
+			exprs: concat(f.only(), setMark(mark), f.service(), pick, f.dnat(slots)),
 		})
 	}
 	return append(out, gotoRule(refuseChain))

@@ -24,12 +24,12 @@ func memberOf(set setID, key rules.FrontendKey) member {
 	return member{key.Addr.As16(), key.Port, key.Protocol, set.of(key.Addr.Is6())}
 }
 
-func (m member) key() *rules.FrontendKey {
+func (m member) key() rules.FrontendKey {
 	addr := netip.AddrFrom16(m.addr)
 	if !m.set.ipv6() {
 		addr = addr.Unmap()
 	}
-	return &rules.FrontendKey{Addr: addr, Protocol: m.protocol, Port: m.port}
+	return rules.FrontendKey{Addr: addr, Protocol: m.protocol, Port: m.port}
 }
 
 func (m member) compare(o member) int {
@@ -65,100 +65,151 @@ func membersOf(key rules.FrontendKey, f *rules.Frontend) []member {
 	return slices.Clip(slices.Compact(out))
 }
 
-// members counts the Frontends that need each element of those sets.
+// memberID numbers a member, for as long as it is counted.
+type memberID uint32
+
+// members counts the Frontends that need each element of those sets. To find a member by
+// what it is takes a look into a map that no cache holds, once for each Frontend that
+// comes; from then on it is known by its number.
 type members struct {
-	refs map[member]ref
-	// unneeded are those that the kernel may have and no Frontend needs.
-	unneeded map[member]struct{}
+	ids  map[member]memberID
+	refs []ref      // by number
+	free []memberID // numbers without a member
+	// unneeded are those that the kernel has and no Frontend needs.
+	unneeded map[memberID]struct{}
 }
 
 type ref struct {
+	member
 	users int32
 	held  bool // the kernel has the element
+	asked bool // it is among the elements to add
 }
 
 func newMembers() *members {
-	return &members{refs: make(map[member]ref), unneeded: make(map[member]struct{})}
+	return &members{ids: make(map[member]memberID), unneeded: make(map[memberID]struct{})}
 }
 
-func (m *members) put(id member, r ref) {
-	switch {
-	case r == ref{}:
-		delete(m.refs, id)
+func (m *members) number(one member) memberID {
+	if id, known := m.ids[one]; known {
+		return id
+	}
+	id := memberID(len(m.refs))
+	if last := len(m.free) - 1; last >= 0 {
+		id, m.free = m.free[last], m.free[:last]
+		m.refs[id] = ref{member: one}
+	} else {
+		m.refs = append(m.refs, ref{member: one})
+	}
+	m.ids[one] = id
+	return id
+}
+
+// changed forgets a member that is neither needed nor held, and notes whether it is unneeded.
+func (m *members) changed(id memberID) {
+	switch r := &m.refs[id]; {
+	case r.users > 0:
 		delete(m.unneeded, id)
-		return
-	case r.users == 0:
+	case r.held:
 		m.unneeded[id] = struct{}{}
 	default:
 		delete(m.unneeded, id)
-	}
-	m.refs[id] = r
-}
-
-// replace counts one program's members instead of another's; nil is none.
-func (m *members) replace(old, now *program) {
-	if now != nil {
-		for _, id := range now.members {
-			r := m.refs[id]
-			r.users++
-			m.put(id, r)
-		}
-	}
-	if old != nil {
-		for _, id := range old.members {
-			r := m.refs[id]
-			r.users--
-			m.put(id, r)
-		}
+		delete(m.ids, r.member)
+		*r = ref{}
+		m.free = append(m.free, id)
 	}
 }
 
-// missing returns the elements to add before the given programs may take effect.
-func (m *members) missing(plans []*plan) []op {
+// acquire counts the members of the new programs and returns the elements to add before
+// these may take effect.
+func (m *members) acquire(plans []*plan) []op {
 	var ops []op
-	wanted := make(map[member]struct{})
+	var keys []rules.FrontendKey // in blocks, which the operations keep
 	for _, p := range plans {
 		if p.now == nil {
 			continue
 		}
-		for _, id := range p.now.members {
-			if m.refs[id].held {
+		p.now.counted = make([]memberID, len(p.now.members))
+		for i, one := range p.now.members {
+			id := m.number(one)
+			p.now.counted[i] = id
+			r := &m.refs[id]
+			r.users++
+			m.changed(id)
+			if r.held || r.asked {
 				continue
 			}
-			if _, known := wanted[id]; !known {
-				wanted[id] = struct{}{}
-				ops = append(ops, op{set: id.set, key: id.key()})
+			r.asked = true
+			if len(keys) == cap(keys) {
+				keys = make([]rules.FrontendKey, 0, len(p.now.members)+len(ops)/4)
 			}
+			keys = append(keys, one.key())
+			ops = append(ops, op{set: one.set, key: &keys[len(keys)-1], n: uint32(id)})
 		}
 	}
 	return ops
 }
 
-// shrink gives back the memory of a load, during which all were unneeded for a while.
+// release counts the members of a program no more; nil has none.
+func (m *members) release(p *program) {
+	if p == nil {
+		return
+	}
+	for _, id := range p.counted {
+		m.refs[id].users--
+		m.changed(id)
+	}
+	p.counted = nil
+}
+
+// shrink gives back the memory of a restart, during which all were unneeded for a while.
 func (m *members) shrink() {
 	if len(m.unneeded) == 0 {
-		m.unneeded = make(map[member]struct{})
+		m.unneeded = make(map[memberID]struct{})
 	}
 }
 
 // unused returns the deletion of all elements that nobody uses any more.
-func (m *members) unused() []op { return memberOps(m.unneeded, true) }
-
-func memberOps(of map[member]struct{}, del bool) []op {
-	var ops []op
-	for _, id := range slices.SortedFunc(maps.Keys(of), member.compare) {
-		ops = append(ops, op{set: id.set, del: del, key: id.key()})
+func (m *members) unused() []op {
+	ids := slices.SortedFunc(maps.Keys(m.unneeded), func(a, b memberID) int {
+		return m.refs[a].compare(m.refs[b].member)
+	})
+	ops := make([]op, 0, len(ids))
+	for _, id := range ids {
+		key := m.refs[id].key()
+		ops = append(ops, op{set: m.refs[id].set, del: true, key: &key, n: uint32(id)})
 	}
 	return ops
 }
 
+// hold notes an element that the kernel was found to have, and reports whether that was
+// known.
+func (m *members) hold(one member) (known bool) {
+	id := m.number(one)
+	known = m.refs[id].held
+	m.refs[id].held = true
+	m.changed(id)
+	return known
+}
+
+// dismiss notes that operations were not committed.
+func (m *members) dismiss(ops []op) {
+	for i := range ops {
+		if ops[i].isMember() {
+			m.refs[ops[i].n].asked = false
+		}
+	}
+}
+
 // note records an operation on one of these sets that the kernel committed.
 func (m *members) note(o *op) {
-	if o.raw != nil || o.set.kind() < kindEndpoints {
+	if !o.isMember() {
 		return
 	}
-	id := memberOf(o.set, *o.key)
-	r := m.refs[id]
-	r.held = !o.del
-	m.put(id, r)
+	r := &m.refs[o.n]
+	r.held, r.asked = !o.del, false
+	m.changed(memberID(o.n))
 }
+
+// isMember reports whether the operation is on an element that is counted.
+func (o *op) isMember() bool { return o.raw == nil && o.set.kind() >= kindEndpoints }

@@ -58,6 +58,29 @@ func slotComment(s rules.Slot) string {
 	return shorten(s.Backend.Ref + " " + s.Endpoint.Name)
 }
 
+// appendSlotComment appends slotComment(s), for nearly all slots without making it first.
+func appendSlotComment(buf []byte, s rules.Slot) []byte {
+	ref, name := s.Backend.Ref, s.Endpoint.Name
+	if len(ref)+1+len(name) > maxComment || !plain(ref) || !plain(name) {
+		return append(buf, slotComment(s)...)
+	}
+	buf = append(buf, ref...)
+	if name != "" {
+		buf = append(append(buf, ' '), name...)
+	}
+	return buf
+}
+
+// plain reports whether a text has nothing but ASCII that comments can hold.
+func plain(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c == '"' || c == '\\' || c >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
 // chainID is a chain that a listener can lead to, small enough to keep one for
 // each listener; see chainName.
 type chainID uint16
@@ -112,6 +135,44 @@ func slotChain(selection rules.Selection, n int) chainID {
 	return chainRung + 2*chainID(rungIndex[n]) + chainID(selection)
 }
 
+// width tells which of its family's maps of slots a listener uses, by their number.
+//
+// With every element that is added to a map the kernel checks each rule that looks the map
+// up (nft_add_set_elem): 20 ns times the chains of the ladder, which for one map of all
+// slots was two thirds of what a load took. Most listeners have few slots, and of the rungs
+// that have few there are few.
+type width uint8
+
+const (
+	narrow width = iota
+	wide
+	widths
+)
+
+// narrowSlots is the most slots of a listener that is narrow.
+const narrowSlots = 32
+
+func widthOf(slots int) width {
+	if slots <= narrowSlots {
+		return narrow
+	}
+	return wide
+}
+
+// slots returns the map, that of IPv4.
+func (w width) slots() setID { return [widths]setID{slots4, wideslots4}[w] }
+
+// width is that of the listeners which lead to the chain; narrow where there are no slots.
+func (c chainID) width() width {
+	switch {
+	case c == chainClient:
+		return widthOf(rules.ClientSlots)
+	case c >= chainRung && int(c) < len(chainNames):
+		return widthOf(rungs[(c-chainRung)/2])
+	}
+	return narrow
+}
+
 func nameChains() []string {
 	names := []string{
 		chainNone: "", chainRefuse: refuseChain, chainDraw: drawChain,
@@ -146,6 +207,8 @@ const (
 	listeners6
 	slots4
 	slots6
+	wideslots4
+	wideslots6
 	drawn4
 	drawn6
 	refused4
@@ -162,7 +225,7 @@ const (
 )
 
 var setNames = [setCount]string{
-	"listeners4", "listeners6", "slots4", "slots6", "drawn4", "drawn6",
+	"listeners4", "listeners6", "slots4", "slots6", "wideslots4", "wideslots6", "drawn4", "drawn6",
 	"refused4", "refused6", "exclusive4", "exclusive6", "endpoints4", "endpoints6", "local4", "local6", "hairpin4", "hairpin6",
 }
 
@@ -172,6 +235,7 @@ func (s setID) String() string { return setNames[s] }
 var setComments = [setCount / 2]string{
 	kindListeners: "where new flows to a listener go",
 	kindSlots:     "endpoint of each slot of a listener; a missing slot is refused",
+	kindWideSlots: "endpoint of each slot of a listener with more than " + fmt.Sprint(narrowSlots) + "; a missing slot is refused",
 	kindDrawn:     "where chain draw sends what it does not refuse",
 	kindRefused:   "numbers that are refused when chain draw draws them",
 	kindExclusive: "addresses that no interface has: what no listener takes is refused",
@@ -186,6 +250,7 @@ type setKind uint8
 const (
 	kindListeners setKind = iota
 	kindSlots
+	kindWideSlots
 	kindDrawn
 	kindRefused
 	kindExclusive

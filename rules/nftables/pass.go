@@ -29,6 +29,7 @@ type pass struct {
 const maxSplits = 64
 
 func (p *pass) run() error {
+	defer p.encoder.shrink()
 	if err := p.connect(); err != nil {
 		return err
 	}
@@ -71,6 +72,7 @@ type draft struct {
 	key      rules.FrontendKey
 	was, now *program
 	frontend *rules.Frontend // nil: it goes
+	plan     *plan           // from the one to the other, nil if there is neither
 	err      error           // no kernel could program it
 }
 
@@ -96,7 +98,7 @@ func (p *pass) commitAll(keys []rules.FrontendKey) error {
 	return nil
 }
 
-// drafts has Frontends compiled, which depends on nothing but what the kernel holds for each
+// drafts has Frontends compiled and compared, which depends on nothing but what the kernel holds for each
 // of them; the function that is returned waits for that.
 func (p *pass) drafts(keys []rules.FrontendKey) (await func() []draft) {
 	drafts := make([]draft, len(keys))
@@ -105,7 +107,10 @@ func (p *pass) drafts(keys []rules.FrontendKey) (await func() []draft) {
 	}
 	work := func() {
 		for i := range drafts {
-			drafts[i].compile()
+			d := &drafts[i]
+			if d.compile(); d.err == nil && (d.was != nil || d.now != nil) {
+				d.plan = newPlan(d.key, d.was, d.now)
+			}
 		}
 	}
 	if len(keys) < window/8 { // faster than to wake somebody
@@ -129,11 +134,7 @@ func (d *draft) compile() {
 	if d.err = rules.Validate(d.key, d.frontend); d.err != nil {
 		return
 	}
-	var previous []rules.Slot
-	if d.was != nil {
-		previous = d.was.slots
-	}
-	d.now = compile(d.key, d.frontend, previous)
+	d.now = compile(d.key, d.frontend, d.was.previous())
 }
 
 // changes returns the Frontends to look at: those that differ from the last State,
@@ -168,7 +169,7 @@ func (p *pass) sweepsUnknown() bool {
 	return !p.state.Partial() && (last == nil || last.Partial())
 }
 
-// plans compares. What no kernel could program is left out, and so is what a former process
+// plans takes the plans of the drafts. What no kernel could program is left out, and so is what a former process
 // knew better; their old rules stay.
 func (p *pass) plans(drafts []draft) []*plan {
 	plans := make([]*plan, 0, len(drafts))
@@ -178,8 +179,8 @@ func (p *pass) plans(drafts []draft) []*plan {
 			p.pending[d.key] = failure{d.frontend.Owner.Gateway, fmt.Errorf("program %w", d.err)}
 		case d.now != nil && p.knewBetter(d.key, d.was, d.now):
 			p.fail(d.key, errKept)
-		case d.was != nil || d.now != nil:
-			plans = append(plans, newPlan(d.key, d.was, d.now))
+		case d.plan != nil:
+			plans = append(plans, d.plan)
 		}
 	}
 	return plans

@@ -158,7 +158,7 @@ func (p *Programmer) cleanup(ctx context.Context) error {
 		return err
 	}
 	p.conn.DelTable(p.layout.table)
-	return p.flush(ctx, nil)
+	return p.flush(ctx, p.conn.Flush, nil)
 }
 
 // unprove takes back what was proven: the kernel does not hold it any more. The

@@ -300,13 +300,12 @@ func (q *query) receive() (int, error) {
 }
 
 func parseElement(b []byte) rawElement {
-	const keyEnd = 10 // NFTA_SET_ELEM_KEY_END, not in x/sys/unix
 	var e rawElement
 	for kind, value := range attributes(b) {
 		switch kind {
 		case unix.NFTA_SET_ELEM_KEY:
 			e.key = attribute(value, unix.NFTA_DATA_VALUE)
-		case keyEnd:
+		case keyEndAttr:
 			e.keyEnd = attribute(value, unix.NFTA_DATA_VALUE)
 		case unix.NFTA_SET_ELEM_DATA:
 			e.value = attribute(value, unix.NFTA_DATA_VALUE)

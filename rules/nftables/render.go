@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -71,8 +72,9 @@ func (r *renderer) collect(state *rules.State) {
 		o := exclusiveOp(addr, false)
 		r.elements[o.set] = append(r.elements[o.set], elementText(o))
 	}
-	for _, o := range memberOps(wanted, false) {
-		r.elements[o.set] = append(r.elements[o.set], elementText(o))
+	for _, one := range slices.SortedFunc(maps.Keys(wanted), member.compare) {
+		key := one.key()
+		r.elements[one.set] = append(r.elements[one.set], elementText(op{set: one.set, key: &key}))
 	}
 }
 

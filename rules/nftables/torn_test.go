@@ -14,6 +14,7 @@ func TestTornListingIsNoticed(t *testing.T) {
 	_, c := inNamespace(t)
 	all := maps.Clone(topologies["udp-refused-share"])
 	maps.Copy(all, topologies["local-hairpin"])
+	maps.Copy(all, topologies["affinity"]) // has many slots
 	mustProgram(t, newProgrammer(t, c), stateOf(all).WithExclusive([]netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("2001:db8::9")}))
 	q, err := openQuery(c)
 	if err != nil {

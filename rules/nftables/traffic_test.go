@@ -200,7 +200,8 @@ func TestUpdatesRefuseNothing(t *testing.T) {
 			serve(t, ns)
 			p := newProgrammer(t, c)
 			if small { // slots, switch and sweep in batches of their own
-				p.limit = &cost{bytes: 6400, messages: 50}
+				limit := elementsCost(128)
+				p.limit = &limit
 				if err := p.disconnect(); err != nil {
 					t.Fatal(err)
 				}

@@ -45,7 +45,7 @@ conntrack: {maxPerCore: 0, min: 0, tcpCloseWaitTimeout: 0s, tcpEstablishedTimeou
 
 func kubeProxy(mode string) Subject {
 	return Subject{
-		Name: "kube-proxy " + mode, load: func(l *Loaded) error { return l.kubeProxy(mode) },
+		Name: "kube-proxy " + mode, Peer: true, load: func(l *Loaded) error { return l.kubeProxy(mode) },
 		Note: "A Service each with the node's address as external IP and externalTrafficPolicy Local, so that it, too, leaves the source alone. It has ended once its rules were complete.",
 	}
 }

@@ -100,10 +100,7 @@ func measureUDP(all []*Loaded, plan Plan, clock *Clock, listeners int) (*Costs, 
 			return nil, err
 		}
 		for i, l := range all {
-			got, err := l.Arrived()
-			if err == nil && got-before[i] != plan.UDP.all() {
-				err = fmt.Errorf("%d of %d datagrams arrived", got-before[i], plan.UDP.all())
-			}
+			err := l.got(plan.UDP.all(), before[i])
 			if err == nil && round == 0 {
 				err = l.spread(plan.UDP.all(), listeners)
 			}
@@ -113,6 +110,15 @@ func measureUDP(all []*Loaded, plan Plan, clock *Clock, listeners int) (*Costs, 
 		}
 		return took, nil
 	})
+}
+
+// got returns an error unless the backend has got as many packets more than before.
+func (l *Loaded) got(packets, before int) error {
+	after, err := l.Arrived()
+	if err == nil && after-before != packets {
+		err = fmt.Errorf("%d of %d datagrams arrived", after-before, packets)
+	}
+	return err
 }
 
 // measureTCP connects to all, in one of two ways: with a server that is a process and

@@ -37,12 +37,12 @@ type newFlow struct {
 
 func newFlowPlan(bench string) newFlow {
 	listeners, endpoints := []int{1, 10, 1000, 10_000}, []int{1, 10, 100}
-	plan := Plan{Rounds: 15, UDP: Turns{Count: 16, Lead: 2000, Flows: 500}, TCP: Turns{Count: 40, Flows: 2 * batch}}
+	plan := Plan{Rounds: 15, UDP: Turns{Count: 16, Lead: 400, Flows: 400}, TCP: Turns{Count: 40, Flows: 2 * batch}}
 	switch bench {
 	case "full":
 		return newFlow{plan, listeners, endpoints, func(Size) bool { return true }, true}
 	case "quick":
-		plan.Rounds, plan.UDP, plan.TCP.Count = 9, Turns{Count: 10, Lead: 500, Flows: 200}, 20
+		plan.Rounds, plan.UDP, plan.TCP.Count = 9, Turns{Count: 10, Lead: 200, Flows: 200}, 20
 		return newFlow{plan, []int{1, 1000}, []int{1, 10}, func(s Size) bool { return s == Size{1, 1} }, false}
 	default:
 		return newFlow{plan, listeners, endpoints, func(s Size) bool {
@@ -86,7 +86,6 @@ func benchmarkNewFlow(b *testing.B, plan newFlow, size Size) {
 			b.Error(err)
 		}
 	}()
-	plan.UDP.Lead = min(plan.UDP.Lead, max(2*size.Listeners*size.Endpoints, plan.UDP.Flows))
 	subjects := plan.subjects(b, size)
 	beside(b, subjects, size, clock, rules.UDP, func(all []*Loaded) {
 		r := recorder{b, size, all}
@@ -233,7 +232,7 @@ func (r *recorder) udp(c *Costs, toAll bool) {
 			aim = figure.AtMost(most)
 		}
 		r.record(name+addedName, l.Name, "ns", note, aim, added...)
-		if !slices.Contains(everywhere, l.Name) && l.Name != Offloaded {
+		if l.Peer {
 			r.record(name+": ratio to "+l.Name, Ours, "", note, figure.AtMost(1), c.Per[[2]string{Ours, l.Name}]...)
 		}
 	}
@@ -265,11 +264,10 @@ func (r *recorder) tcp(c *Costs, served bool) {
 	}
 	r.bases(name, note, c, aim)
 	for _, l := range r.all {
-		switch ratio := c.Per[[2]string{l.Name, Ours}]; {
+		switch {
 		case l.Proxy:
-			r.record(name+": ratio to portway", l.Name, "", note, aim(figure.AtLeast(1.7)), ratio...)
-		case l.Routed || slices.Contains(everywhere, l.Name) || l.Name == Offloaded:
-		default:
+			r.record(name+": ratio to portway", l.Name, "", note, aim(figure.AtLeast(1.7)), c.Per[[2]string{l.Name, Ours}]...)
+		case l.Peer:
 			r.record(name+": ratio to "+l.Name, Ours, "", note, aim(figure.AtMost(1)), c.Per[[2]string{Ours, l.Name}]...)
 		}
 	}

@@ -22,6 +22,8 @@ type Subject struct {
 	Routed bool
 	// One: there is one endpoint, whatever the size.
 	One bool
+	// Peer: others do the same in the kernel.
+	Peer bool
 	// Proxy: a process passes on the bytes of TCP connections; there is no UDP.
 	Proxy bool
 	// Note is what is fair about its settings, and what is not.
@@ -67,6 +69,8 @@ func Subjects() []Subject {
 			Name: Offloaded, load: (*Loaded).offload,
 			Note: "The same rules, and a flowtable for all interfaces (--flowtable).",
 		},
+		without("chain postrouting", "flush chain inet portway postrouting"),
+		without("filter chains", "delete chain inet portway filter-prerouting; delete chain inet portway filter-output"),
 		kubeProxy("nftables"),
 		kubeProxy("iptables"),
 		{
@@ -76,6 +80,19 @@ func Subjects() []Subject {
 		{
 			Name: "nginx stream", Proxy: true, load: (*Loaded).nginx,
 			Note: "One process on the processor of the measurement, multi_accept, no logs.",
+		},
+	}
+}
+
+// without is our rules but for a part, to see what the part takes.
+func without(part, script string) Subject {
+	return Subject{
+		Name: Ours + " without " + part, Note: "The same rules less " + part + ": no flow here needs them.",
+		load: func(l *Loaded) error {
+			if err := l.program(); err != nil {
+				return err
+			}
+			return nft(l.Node, script+"\n")
 		},
 	}
 }
@@ -119,6 +136,12 @@ func (s Subject) Load(size Size, cpu int, protocols ...rules.Protocol) (_ *Loade
 	}
 	if err := s.load(l); err != nil {
 		return nil, err
+	}
+	if !s.untracked && !s.Proxy {
+		// The flows of a round are there until they are forgotten.
+		if err := l.Node.SetSysctl("net/netfilter/nf_conntrack_udp_timeout", "600"); err != nil {
+			return nil, err
+		}
 	}
 	return l, nil
 }

@@ -13,18 +13,18 @@ import (
 // build, is left to the measurement, which looks, too.
 func TestSubjects(t *testing.T) {
 	netns.Require(t)
-	clock, closeClock := startClock(t)
-	defer closeClock()
 	for _, subject := range Subjects() {
 		if strings.HasPrefix(subject.Name, "kube-proxy") {
 			continue
 		}
-		t.Run(subject.Name, func(t *testing.T) { testSubject(t, subject, clock) })
+		t.Run(subject.Name, func(t *testing.T) { testSubject(t, subject) })
 	}
 }
 
-func testSubject(t *testing.T, subject Subject, clock *Clock) {
+func testSubject(t *testing.T, subject Subject) {
 	t.Helper()
+	clock, closeClock := startClock(t) // of this goroutine's thread
+	defer closeClock()
 	l, err := subject.Load(Size{Listeners: 3, Endpoints: 2}, clock.CPU)
 	if missing := (*Unavailable)(nil); errors.As(err, &missing) {
 		t.Skip(err)
