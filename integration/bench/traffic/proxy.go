@@ -53,8 +53,8 @@ func (l *Loaded) haproxy() error {
 	return l.proxy(path, "-q", "-db", "-f", file)
 }
 
-// nginxHead has one process, so that neither reuseport nor accept_mutex is of use, and buffers of
-// 64 KB instead of 16 KB for throughput.
+// nginxHead has one process, so that neither reuseport nor accept_mutex is of use. Larger buffers
+// (proxy_buffer_size) do not make it faster here, and all of its connections would have them.
 const nginxHead = `%[1]sdaemon off;
 master_process off;
 pid %[2]s;
@@ -64,7 +64,6 @@ events { worker_connections %[3]d; multi_accept on; use epoll; }
 stream {
 	access_log off;
 	proxy_timeout 1h;
-	proxy_buffer_size 64k;
 `
 
 // nginxModules are where distributions keep what they do not build in.
