@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,21 +14,32 @@ import (
 // Streams are TCP connections from the client to the backend that carry a lot.
 type Streams struct {
 	pair
-	sending, receiving int // epoll
+	reading, both int // epoll: of the backend's end, and of both
+	buffer        []byte
 }
 
 // chunk is how much one system call sends or receives at most.
-const chunk = 256 << 10
+const chunk = 128 << 10
 
-// window is how much the buffers of a socket may grow to: enough for a veth, and not so much that
-// what is on its way leaves the processor's caches, as up to 32 MB of the kernel's defaults do.
-const window = 2 << 20
+// window is the size of a socket's buffers.
+const window = 4 << 20
+
+// streamSettings leave nothing of what a connection carries to its luck: neither how far its
+// buffers and its congestion window have grown, which others' turns and the delays of a busy machine
+// keep small (cubic leaves slow start for a delay), nor what a connection before has left.
+var streamSettings = map[string]string{
+	"tcp_rmem":                  fmt.Sprintf("4096 %d %[1]d", window),
+	"tcp_wmem":                  fmt.Sprintf("4096 %d %[1]d", window),
+	"tcp_congestion_control":    "reno",
+	"tcp_slow_start_after_idle": "0",
+	"tcp_no_metrics_save":       "1",
+}
 
 // NewStreams opens a number of connections. The caller closes them.
 func NewStreams(l *Loaded, count int) (*Streams, error) {
-	for _, n := range []*netns.Namespace{l.Client, l.Node, l.Pods[0].Namespace} { // proxies have buffers, too
-		for _, key := range []string{"tcp_rmem", "tcp_wmem"} {
-			if err := n.SetSysctl("net/ipv4/"+key, fmt.Sprintf("4096 %d %d", 128<<10, window)); err != nil {
+	for _, n := range []*netns.Namespace{l.Client, l.Node, l.Pods[0].Namespace} { // proxies have sockets, too
+		for key, value := range streamSettings {
+			if err := n.SetSysctl("net/ipv4/"+key, value); err != nil {
 				return nil, err
 			}
 		}
@@ -38,15 +48,15 @@ func NewStreams(l *Loaded, count int) (*Streams, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Streams{pair: p, sending: -1, receiving: -1}
+	s := &Streams{pair: p, reading: -1, both: -1, buffer: make([]byte, chunk)}
 	for _, fd := range slices.Concat(p.clients, p.servers) {
 		err = errors.Join(err, unix.SetNonblock(fd, true))
 	}
 	if err == nil {
-		s.sending, err = poll(p.clients, unix.EPOLLOUT)
+		s.reading, err = poll(interest{p.servers, unix.EPOLLIN})
 	}
 	if err == nil {
-		s.receiving, err = poll(p.servers, unix.EPOLLIN)
+		s.both, err = poll(interest{p.servers, unix.EPOLLIN}, interest{p.clients, unix.EPOLLOUT})
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -153,112 +163,63 @@ const (
 	backendSide
 )
 
-// A Transfer is what Send did.
-type Transfer struct {
-	// Rate at which the backend read what counts, in bytes a second.
-	Rate float64
-	// Bytes that were sent in all, the lead-in included.
-	Bytes int
-}
-
-// margin bytes before and after those that count: the windows open again that closed while
-// others had their turns, and none of what counts is read from buffers that the sender has left.
-const margin = 16 << 20
-
-// Send sends over all streams at the same time, and measures how fast a number of bytes of it
-// is read. One thread sends, and one reads, whatever the number of streams: which of many
-// threads runs next would be the scheduler's choice and most of the spread.
-func (s *Streams) Send(size int) (Transfer, error) {
-	total := margin + size + margin
-	sent := make(chan error, 1)
-	go func() { sent <- on(clientSide, func() error { return s.send(total) }) }()
-	var took time.Duration
-	err := on(backendSide, func() (err error) {
-		took, err = s.receive(size, total)
-		return err
-	})
-	if err := errors.Join(err, <-sent); err != nil {
-		return Transfer{}, err
-	}
-	return Transfer{Rate: float64(size) / took.Seconds(), Bytes: total}, nil
-}
-
-// send writes to whichever stream takes something.
-func (s *Streams) send(total int) error {
-	buffer := make([]byte, chunk)
-	for rest := total; rest > 0; {
-		err := ready(s.sending, func(fd int) error {
-			n, err := unix.Write(fd, buffer[:min(rest, chunk)])
-			if err == nil {
-				rest -= n
-			}
-			return err
+// Send sends a number of bytes over all streams and reads them at the backend. The calling thread
+// does both, and waits for nobody but proxies: which of several threads runs next, and where, would
+// be the scheduler's choice and most of the spread. The caller measures, see Clock.
+func (s *Streams) Send(size int) error {
+	for sent, got := 0, 0; got < size; {
+		wrote, err := each(s.clients, func(fd int) (int, error) {
+			n, err := unix.Write(fd, s.buffer[:min(size-sent, chunk)])
+			sent += max(n, 0)
+			return n, err
 		})
 		if err != nil {
-			return fmt.Errorf("send: %d of %d bytes are sent: %w", total-rest, total, err)
+			return fmt.Errorf("send: %d of %d bytes are sent: %w", sent, size, err)
+		}
+		read, err := each(s.servers, func(fd int) (int, error) {
+			n, err := unix.Read(fd, s.buffer)
+			if err == nil && n == 0 {
+				err = errors.New("closed")
+			}
+			return n, err
+		})
+		if err != nil {
+			return fmt.Errorf("receive: %d of %d bytes have come: %w", got, size, err)
+		}
+		if got += read; wrote == 0 && read == 0 {
+			if err := s.wait(sent < size); err != nil {
+				return fmt.Errorf("%d of %d bytes are sent, %d have come: %w", sent, size, got, err)
+			}
 		}
 	}
 	return nil
 }
 
-// receive reads from whichever stream has something, and returns how long the bytes took that
-// count.
-func (s *Streams) receive(size, total int) (time.Duration, error) {
-	var begin, end time.Time
-	var first, last int // bytes by then
-	buffer := make([]byte, chunk)
-	for got := 0; got < total; {
-		err := ready(s.receiving, func(fd int) error {
-			n, err := unix.Read(fd, buffer)
-			switch {
-			case err != nil:
-				return err
-			case n == 0:
-				return errors.New("closed")
-			}
-			got += n
-			if begin.IsZero() && got >= margin {
-				begin, first = time.Now(), got
-			}
-			if end.IsZero() && got >= margin+size {
-				end, last = time.Now(), got
-			}
-			return nil
-		})
-		if err != nil {
-			return 0, fmt.Errorf("receive: %d of %d bytes have come: %w", got, total, err)
+// each sums up what a system call on each file moves; a file that is not ready moves nothing.
+func each(fds []int, call func(fd int) (int, error)) (sum int, err error) {
+	for _, fd := range fds {
+		n, err := call(fd)
+		if err != nil && !errors.Is(err, unix.EAGAIN) {
+			return sum, err
 		}
+		sum += max(n, 0)
 	}
-	// By a part of a chunk more or fewer are counted than size.
-	return time.Duration(float64(end.Sub(begin)) * float64(size) / float64(last-first)), nil
+	return sum, nil
 }
 
-// ready does something once with each file of an epoll that is ready, and waits until one is. A
-// file that is not, after all, is none of its errors.
-func ready(epoll int, do func(fd int) error) error {
-	var events [64]unix.EpollEvent
+// wait returns when a stream can be read or, if there is something to send, be written to.
+func (s *Streams) wait(sending bool) error {
+	epoll := s.reading
+	if sending {
+		epoll = s.both
+	}
+	var events [1]unix.EpollEvent
 	n, err := unix.EpollWait(epoll, events[:], patience*1000)
-	if err != nil {
-		return err
-	}
-	if n == 0 {
-		return fmt.Errorf("nothing happened for %d s", patience)
-	}
-	for _, event := range events[:n] {
-		if err := do(int(event.Fd)); err != nil && !errors.Is(err, unix.EAGAIN) {
-			return err
-		}
-	}
-	return nil
-}
-
-// Close resets the connections.
-func (s *Streams) Close() error {
-	err := s.close()
-	for _, fd := range []int{s.sending, s.receiving} {
-		if fd >= 0 {
-			err = errors.Join(err, unix.Close(fd))
-		}
+	if err == nil && n == 0 {
+		err = fmt.Errorf("nothing happened for %d s", patience)
 	}
 	return err
 }
+
+// Close resets the connections.
+func (s *Streams) Close() error { return errors.Join(s.close(), closeAll(s.reading, s.both)) }

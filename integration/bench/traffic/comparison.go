@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // A Comparison measures subjects in turns. One that fails is out of it from then on: nothing
@@ -69,6 +70,24 @@ func (c *Comparison) Measure(rounds, turns, measures int, once func(i int) ([]fl
 		}
 	}
 	return all, nil
+}
+
+// and appends the rounds of another measurement of the same subjects.
+func (s Series) and(more Series) Series {
+	if s == nil {
+		return more
+	}
+	for i := range s {
+		s[i] = append(s[i], more[i]...)
+	}
+	return s
+}
+
+// fits says whether there is to be another round after so many since begin: until there are as
+// many as wanted, if the next one, taking as long as those before, ends within the limit.
+func fits(begin time.Time, rounds, want int, limit time.Duration) bool {
+	took := time.Since(begin)
+	return rounds < want && took+took/time.Duration(rounds) <= limit
 }
 
 // Medians are a subject's, of each round over its turns.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -26,7 +27,7 @@ func TestComparisonGoesOn(t *testing.T) {
 	series, err := c.Measure(rounds, turns, 2, func(i int) ([]float64, error) {
 		calls[i]++
 		if i == 1 && calls[i] == 7 {
-			return nil, errors.New("broken\npipe\n")
+			return nil, errors.New("broken\npipe")
 		}
 		return []float64{float64(i), float64(-i)}, nil
 	})
@@ -63,5 +64,28 @@ func TestRatios(t *testing.T) {
 	}
 	if diff := cmp.Diff([]float64{30, 8}, s.Medians(0)); diff != "" {
 		t.Errorf("medians (-want +got):\n%s", diff)
+	}
+}
+
+// TestAnotherRound: only if it ends in time, and not more than wanted.
+func TestAnotherRound(t *testing.T) {
+	for _, test := range []struct {
+		took         time.Duration
+		rounds, want int
+		fits         bool
+	}{
+		{10 * time.Second, 1, 3, true},
+		{40 * time.Second, 1, 3, false},
+		{45 * time.Second, 2, 3, false},
+		{30 * time.Second, 2, 3, true},
+		{10 * time.Second, 3, 3, false},
+	} {
+		if got := fits(time.Now().Add(-test.took), test.rounds, test.want, time.Minute); got != test.fits {
+			t.Errorf("after %d rounds in %s: %t, want %t", test.rounds, test.took, got, test.fits)
+		}
+	}
+	s := Series(nil).and(Series{{{1}}, {{2}}}).and(Series{{{3}}, {{4}}})
+	if diff := cmp.Diff([]float64{2, 4}, s.Medians(1)); diff != "" {
+		t.Errorf("two rounds (-want +got):\n%s", diff)
 	}
 }
