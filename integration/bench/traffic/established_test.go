@@ -60,7 +60,7 @@ func (e established) subjects(b *testing.B) []Subject {
 	if err != nil {
 		b.Fatal(err)
 	}
-	return slices.DeleteFunc(Subjects(), func(s Subject) bool {
+	return slices.DeleteFunc(append(Subjects(), bufferedNginx()), func(s Subject) bool {
 		return !match.MatchString(s.Name) && !slices.Contains(everywhere, s.Name) && s.Name != bare()
 	})
 }
@@ -94,8 +94,10 @@ func BenchmarkEstablished(b *testing.B) {
 			}
 		}
 	}()
-	// What a part of our rules takes is seen in bulk and small.
-	whole := slices.DeleteFunc(slices.Clone(all), func(l *Loaded) bool { return strings.HasPrefix(l.Name, Ours+" without ") })
+	// What a part of our rules takes is seen in bulk and small, and what large buffers do in bulk.
+	whole := slices.DeleteFunc(slices.Clone(all), func(l *Loaded) bool {
+		return strings.HasPrefix(l.Name, Ours+" without ") || l.Name == bufferedNginx().Name
+	})
 	for _, part := range []struct {
 		name    string
 		all     []*Loaded
