@@ -315,7 +315,10 @@ func (e established) benchmarkHeld(b *testing.B, all []*Loaded) {
 		answered, each = answered.and(round[0]), each.and(round[1])
 	}
 	note := ""
-	if len(each[0]) == 1 {
+	switch {
+	case e.heldRounds == 1:
+		note = "Once: BENCH=" + os.Getenv("BENCH") + " has one round."
+	case len(each[0]) == 1:
 		note = fmt.Sprintf("Once: there was no time for more in %s.", e.heldTime)
 	}
 	e.compare(b, c, name+": answered", "", answered, note)
