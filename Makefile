@@ -58,7 +58,7 @@ deps-bench: ## the same, and haproxy and nginx for make bench; never started as 
 	@hack/deps.sh bench
 
 .PHONY: bench
-bench: deps deps-bench ## beside its peers, and part by part → docs/benchmarks/ (30 minutes; BENCH=quick 5, prints; BENCH=full)
+bench: ## beside its peers, and part by part → docs/benchmarks/ (30 minutes; BENCH=quick 5, prints; BENCH=full)
 	hack/bench.sh
 
 .PHONY: bench-cluster

@@ -4,8 +4,9 @@
 # protocol 6 is called tcp; with "image" also those that build the image (podman,
 # mmdebstrap), with "full" what the cluster lab runs real kubelets with: containerd, runc and
 # the CNI plugins, with "bench" whom `make bench` compares with: haproxy and nginx, which are
-# never started but in the benchmarks' own namespaces. As root it installs what is missing; otherwise it names the one command
-# that does.
+# never started but in the benchmarks' own namespaces, each installed by itself, so that one which
+# is not to be had does not keep the others away. As root it installs what is missing; otherwise it
+# names the one command that does.
 set -euo pipefail
 
 # Debian keeps these out of the PATH of ordinary users.
@@ -107,17 +108,28 @@ echo "Installing ${packages[*]}"
 if [[ ${1:-} == bench ]]; then
 	forbid
 fi
-if [[ $manager == apt-get ]]; then
-	export DEBIAN_FRONTEND=noninteractive
-	# The lists may be absent (containers) or old; one refresh cures both.
-	"${install[@]}" "${packages[@]}" >/dev/null 2>&1 || { apt-get update -q >/dev/null && "${install[@]}" "${packages[@]}" 2>&1 >/dev/null | grep -v debconf >&2 || true; }
+# get PACKAGE…
+get() {
+	if [[ $manager == apt-get ]]; then
+		# The lists may be absent (containers) or old; one refresh cures both.
+		DEBIAN_FRONTEND=noninteractive "${install[@]}" "$@" >/dev/null 2>&1 || { apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive "${install[@]}" "$@" 2>&1 >/dev/null | grep -v debconf >&2 || true; }
+	else
+		"${install[@]}" "$@" >/dev/null
+	fi
+}
+if [[ ${1:-} == bench ]]; then
+	for package in "${packages[@]}"; do
+		get "$package" || true
+	done
 else
-	"${install[@]}" "${packages[@]}" >/dev/null
+	get "${packages[@]}"
 fi
 
+absent=()
 for tool in "${missing[@]}"; do
-	if ! have "$tool"; then
-		echo "$tool is still missing after: ${install[*]} ${packages[*]}" >&2
-		exit 1
-	fi
+	have "$tool" || absent+=("$tool")
 done
+if [[ ${#absent[@]} -gt 0 ]]; then
+	echo "${absent[*]} still missing after: ${install[*]} ${packages[*]}" >&2
+	exit 1
+fi

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"testing"
@@ -12,11 +13,12 @@ import (
 
 func TestMain(m *testing.M) { netns.Main(m) }
 
-// measures skips a test unless figures are asked for.
+// measures skips a test unless figures are asked for: BENCH is set, if only to nothing.
 func measures(t *testing.T) {
 	t.Helper()
-	if os.Getenv(figure.File) == "" {
-		t.Skipf("a measurement: %s names no file for its figures", figure.File)
+	_, asked := os.LookupEnv("BENCH")
+	if !asked && os.Getenv(figure.File) == "" {
+		t.Skipf("a measurement: neither BENCH nor %s is set", figure.File)
 	}
 	netns.Require(t)
 }
@@ -37,11 +39,24 @@ func effort[T any](quick, normal, full T) T {
 func record(t *testing.T, f figure.Figure) {
 	t.Helper()
 	f.Subject = figure.Ours
-	f.Command = "BENCH=" + os.Getenv("BENCH") + " go test ./integration/bench/control -run '^" + t.Name() + "$' -count 1"
-	t.Logf("%s (%d x %d): median %g %s of %d, aim %v", f.Name, f.Listeners, f.Endpoints, f.Median(), f.Unit, len(f.Values), f.Aim)
+	f.Command = "BENCH=" + os.Getenv("BENCH") + " go test ./integration/bench/control -run '^" + t.Name() + "$' -count 1 -v -timeout 0"
+	t.Logf("%s (%d x %d): median %.4g %s of %d (%.4g to %.4g)%s", f.Name, f.Listeners, f.Endpoints,
+		f.Median(), f.Unit, len(f.Values), slices.Min(f.Values), slices.Max(f.Values), wanted(f.Aim))
 	if err := f.Record(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// wanted is an aim in words.
+func wanted(a *figure.Aim) string {
+	var out string
+	if a != nil && a.Min != nil {
+		out += fmt.Sprintf(", aim at least %g", *a.Min)
+	}
+	if a != nil && a.Max != nil {
+		out += fmt.Sprintf(", aim at most %g", *a.Max)
+	}
+	return out
 }
 
 // seconds makes values of durations.

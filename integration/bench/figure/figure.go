@@ -47,7 +47,7 @@ type Figure struct {
 	// Values, one a round in the order of rounds: rounds of subjects that were interleaved
 	// have the same index.
 	Values []float64 `json:"values"`
-	// Aim of the median; nil: none.
+	// Aim; nil: none. The report judges it by the interval that has the true median.
 	Aim *Aim `json:"aim,omitempty"`
 	// Note is what a reader must know of it.
 	Note string `json:"note,omitempty"`

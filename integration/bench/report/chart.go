@@ -119,8 +119,8 @@ func (c chart) series(all []figure.Figure) []series {
 // wants says whether the chart shows the figure.
 func (c chart) wants(f figure.Figure) bool {
 	switch {
-	case f.Section != c.section || !slices.Contains(c.names, f.Name):
-		return false
+	case f.Section != c.section || !slices.Contains(c.names, f.Name) || !slices.Contains(subjects, f.Subject):
+		return false // variants have tables only
 	case c.bars:
 		return f.Listeners == c.listeners && f.Endpoints == c.endpoints
 	}

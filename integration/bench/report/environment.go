@@ -10,30 +10,45 @@ import (
 	"time"
 )
 
-// environment is what figures depend on but do not say.
+// environment is what figures depend on but do not say. What a machine does not tell is "" or 0.
 type environment struct {
 	Date   string `json:"date"`
 	Commit string `json:"commit"`
 	// Mode is quick or full; "" is the default.
-	Mode   string `json:"mode,omitempty"`
+	Mode string `json:"mode,omitempty"`
+	// Unprivileged is a run that was not root.
+	Unprivileged bool    `json:"unprivileged,omitempty"`
+	Seconds      float64 `json:"seconds,omitempty"` // of the run
+	machine
 	Kernel string `json:"kernel"`
 	CPU    string `json:"cpu"`
 	Cores  int    `json:"cores"`
 	Go     string `json:"go"`
 	// Versions of what is compared with; "" : not there.
 	Nft        string `json:"nft,omitempty"`
+	Iptables   string `json:"iptables,omitempty"` // with its variant
 	HAProxy    string `json:"haproxy,omitempty"`
 	Nginx      string `json:"nginx,omitempty"`
 	Kubernetes string `json:"kubernetes,omitempty"`
+	KubeProxy  string `json:"kubeProxy,omitempty"`
 	LoadBegin  string `json:"loadBegin"`
 	LoadEnd    string `json:"loadEnd,omitempty"`
+	// Steal is the share of the processors' time that the hypervisor gave to others meanwhile.
+	Steal *float64 `json:"steal,omitempty"`
+}
+
+// beginning is what begin prints: the environment, and what is counted from then on.
+type beginning struct {
+	environment
+	Unix    int64   `json:"unix"`
+	Jiffies jiffies `json:"jiffies"`
 }
 
 // here returns the environment of this process, whose working directory is in the repository.
-func here() (environment, error) {
+func here() (beginning, error) {
 	kernel, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	if err != nil {
-		return environment{}, err
+		return beginning{}, err
 	}
 	commit, err := exec.Command("git", "describe", "--tags", "--always", "--dirty").Output()
 	if err != nil {
@@ -41,22 +56,55 @@ func here() (environment, error) {
 	}
 	now, err := load()
 	if err != nil {
-		return environment{}, err
+		return beginning{}, err
 	}
-	return environment{
-		Date:       time.Now().UTC().Format(time.DateOnly),
-		Commit:     strings.TrimSpace(string(commit)),
-		Mode:       os.Getenv("BENCH"),
-		Kernel:     strings.TrimSpace(string(kernel)),
-		CPU:        cpu(),
-		Cores:      runtime.NumCPU(),
-		Go:         runtime.Version(),
-		Nft:        version("nft", "--version"),
-		HAProxy:    version("haproxy", "-v"),
-		Nginx:      version("nginx", "-v"),
-		Kubernetes: kubernetes(),
-		LoadBegin:  now,
-	}, nil
+	stat, err := readJiffies()
+	if err != nil {
+		return beginning{}, err
+	}
+	began := time.Now().UTC()
+	return beginning{Unix: began.Unix(), Jiffies: stat, environment: environment{
+		Date:         began.Format(time.DateOnly),
+		Commit:       strings.TrimSpace(string(commit)),
+		Mode:         os.Getenv("BENCH"),
+		Unprivileged: os.Geteuid() != 0,
+		machine:      thisMachine(),
+		Kernel:       strings.TrimSpace(string(kernel)),
+		CPU:          cpu(),
+		Cores:        runtime.NumCPU(),
+		Go:           runtime.Version(),
+		Nft:          version("nft", "--version"),
+		Iptables:     iptables(),
+		HAProxy:      version("haproxy", "-v"),
+		Nginx:        version("nginx", "-v"),
+		Kubernetes:   kubernetes(),
+		KubeProxy:    version("kube-proxy", "--version"),
+		LoadBegin:    now,
+	}}, nil
+}
+
+// end completes the environment when the last part is over.
+func (b beginning) end() (e environment, err error) {
+	e = b.environment
+	if e.LoadEnd, err = load(); err != nil {
+		return e, err
+	}
+	if e.ConntrackMax == 0 { // nobody had loaded the module
+		e.ConntrackMax, e.ConntrackBuckets = conntrack()
+	}
+	if b.Unix == 0 {
+		return e, nil
+	}
+	e.Seconds = float64(time.Now().Unix() - b.Unix)
+	now, err := readJiffies()
+	if err != nil {
+		return e, err
+	}
+	if all := now.All - b.Jiffies.All; all > 0 {
+		steal := float64(now.Steal-b.Jiffies.Steal) / float64(all)
+		e.Steal = &steal
+	}
+	return e, nil
 }
 
 // load is the average load of 1, 5 and 15 minutes.
@@ -91,6 +139,15 @@ func version(program, flag string) string {
 		return ""
 	}
 	return number.FindString(string(out))
+}
+
+// iptables is its version and variant: 1.8.9 (nf_tables).
+func iptables() string {
+	out, err := exec.Command("iptables", "--version").Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimPrefix(strings.TrimSpace(string(out)), "iptables v")
 }
 
 // kubernetes is the version that the lab and kube-proxy are built of.

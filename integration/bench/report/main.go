@@ -2,20 +2,22 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/portway-dev/portway/integration/bench/figure"
 )
 
 func main() {
-	commands := map[string]func([]string) error{"begin": begin, "collect": collect, "render": render, "explained": explained}
+	commands := map[string]func([]string) error{"begin": begin, "collect": collect, "render": render, "fit": fit, "explained": explained}
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: report begin|collect|render|explained [flags]")
+		fmt.Fprintln(os.Stderr, "usage: report begin|collect|render|fit|explained [flags]")
 		os.Exit(2)
 	}
 	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
@@ -31,6 +33,7 @@ func begin([]string) error {
 		return err
 	}
 	encoder := json.NewEncoder(os.Stdout)
+	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(e)
 }
@@ -48,6 +51,17 @@ func collect(args []string) error {
 		next.Failed = append(next.Failed, part)
 		return nil
 	})
+	flags.Func("skipped", "a part that was not asked for; may be repeated", func(part string) error {
+		next.Skipped = append(next.Skipped, part)
+		return nil
+	})
+	flags.Func("part", "NAME=SECONDS: how long a part took; may be repeated", func(value string) error {
+		name, took, _ := strings.Cut(value, "=")
+		seconds, err := strconv.ParseFloat(took, 64)
+		next.Parts = append(next.Parts, part{name, seconds})
+		return err
+	})
+	kubeProxy := flags.String("kube-proxy", "", "version of kube-proxy that was measured")
 	flags.Func("left-out", "a sentence: what was not measured, and why; may be repeated", func(sentence string) error {
 		next.LeftOut = append(next.LeftOut, sentence)
 		return nil
@@ -63,11 +77,15 @@ func collect(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(text, &next.Environment); err != nil {
+	var before beginning
+	if err := json.Unmarshal(text, &before); err != nil {
 		return fmt.Errorf("%s: %w", *begun, err)
 	}
-	if next.Environment.LoadEnd, err = load(); err != nil {
+	if next.Environment, err = before.end(); err != nil {
 		return err
+	}
+	if *kubeProxy != "" {
+		next.Environment.KubeProxy = *kubeProxy
 	}
 	if next.Figures, err = figure.Read(*lines); err != nil {
 		return err
@@ -128,7 +146,30 @@ func render(args []string) error {
 	return nil
 }
 
-// explained fails if an aim was missed and the page that people write does not say why.
+// fit fails if a run is not one to publish.
+func fit(args []string) error {
+	flags := flag.NewFlagSet("fit", flag.ExitOnError)
+	name := flags.String("results", "", "results.json")
+	as := flags.String("as", "bench", "the run: bench or cluster")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	results, err := read(*name)
+	if err != nil {
+		return err
+	}
+	run := map[string]*run{"bench": results.Bench, "cluster": results.Cluster}[*as]
+	if run == nil {
+		return fmt.Errorf("there is no run %q in %s", *as, *name)
+	}
+	if reasons := run.unfit(); len(reasons) > 0 {
+		return fmt.Errorf("the run is not one to publish: %s", strings.Join(reasons, "; "))
+	}
+	return nil
+}
+
+// explained fails if a run is not one to publish, and if an aim was missed or not measured and
+// the page that people write does not say why.
 func explained(args []string) error {
 	flags := flag.NewFlagSet("explained", flag.ExitOnError)
 	name := flags.String("results", "", "results.json; "+explanations+" is beside it")
@@ -140,9 +181,20 @@ func explained(args []string) error {
 		return err
 	}
 	page := filepath.Join(filepath.Dir(*name), explanations)
-	missing, err := results.unexplained(page)
-	if err != nil || len(missing) == 0 {
+	owed, err := results.unexplained(page)
+	if err != nil {
 		return err
 	}
-	return fmt.Errorf("missed aims without a heading of their name in %s: %s", page, strings.Join(missing, "; "))
+	for i, problem := range owed {
+		owed[i] = page + ": " + problem
+	}
+	for _, run := range results.runs() {
+		for _, reason := range run.unfit() {
+			owed = append(owed, fmt.Sprintf("the run of %s (%s) is not one to publish: %s", run.Environment.Date, run.Environment.Commit, reason))
+		}
+	}
+	if len(owed) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(owed, "\n\t"))
 }

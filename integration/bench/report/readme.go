@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -33,10 +32,14 @@ const reading = `## How to read them
 
 - A figure has one value a round. Tables give the median, and the smallest and the largest value.
   Whoever is compared takes turns within every round, so that what else the machine did met all alike.
-- **÷ portway** is a subject's value divided by portway's of the same round: the median of the rounds, and
-  where there are six or more the interval that has the true median with 95 % probability, whatever
-  the distribution. More than 1 is more: slower where the figure is a time, faster where it is a rate.
-- An aim is one of the median. **MISSED** leads to what is known about why.
+  The two ends of that range are also drift: of the machine from the first round to the last.
+- **95 %** is the interval that has the true median with 95 % probability, whatever the distribution (order statistics);
+  it takes six rounds.
+- **÷ portway** is a subject's value divided by portway's within every turn, as the figure "ratio to" has it: the median of
+  the rounds and its interval. Where no such figure was recorded it is the quotient round by round, marked †.
+  More than 1 is more: slower where the figure is a time, faster where it is a rate.
+- An aim is **met** or **MISSED** if the whole interval is, and **not decided** if the interval has the aim within it. A figure that is a
+  bound itself, or has fewer than six rounds, is judged by its median. MISSED and "not measured" lead to what is known about why.
 - Sizes are listeners × endpoints of each. Each listener has a route and a Service of its own.
 - The line below a table repeats it; ` + "`make bench`" + ` runs all of them (30 minutes; ` + "`BENCH=quick`" + ` 5 minutes and
   writes nothing here; ` + "`BENCH=full`" + ` every size).
@@ -53,7 +56,7 @@ func (r results) readme(w io.Writer, plots []plotted) {
 	}
 	fmt.Fprint(w, reading)
 	if run := r.Bench; run != nil {
-		run.Environment.write(w, "make bench")
+		run.environment(w, "make bench")
 		for _, section := range figure.Sections {
 			run.section(w, section, titles[section], plots)
 		}
@@ -65,7 +68,7 @@ func (r results) readme(w io.Writer, plots []plotted) {
 	if run := r.Cluster; run != nil {
 		run.section(w, figure.ControlPath, "In a cluster", nil, clusterIntroduction)
 		run.missing(w)
-		run.Environment.write(w, "make bench-cluster")
+		run.environment(w, "make bench-cluster")
 	}
 }
 
@@ -101,7 +104,7 @@ func (r *run) section(w io.Writer, section, title string, plots []plotted, texts
 			continue
 		}
 		fmt.Fprintf(w, "### %s\n\n", g.name)
-		g.table(w)
+		g.table(w, r)
 	}
 	if len(own) == 0 {
 		return
@@ -123,12 +126,15 @@ func show(w io.Writer, plots []plotted, section string) {
 
 // missing writes what was not measured.
 func (r *run) missing(w io.Writer) {
-	if len(r.LeftOut)+len(r.Failed) == 0 {
+	if len(r.LeftOut)+len(r.Failed)+len(r.Skipped) == 0 {
 		return
 	}
 	fmt.Fprint(w, "## Not measured\n\n")
 	for _, part := range r.Failed {
 		fmt.Fprintf(w, "- The part `%s` failed; figures of it may be missing.\n", part)
+	}
+	for _, part := range r.Skipped {
+		fmt.Fprintf(w, "- The part `%s` was not asked for.\n", part)
 	}
 	for _, sentence := range r.LeftOut {
 		fmt.Fprintf(w, "- %s\n", sentence)
@@ -136,57 +142,66 @@ func (r *run) missing(w io.Writer) {
 	fmt.Fprintln(w)
 }
 
-func (e environment) write(w io.Writer, command string) {
-	command = strings.TrimSpace(command)
+// environment writes what the figures of a run depend on.
+func (r *run) environment(w io.Writer, command string) {
+	e := r.Environment
 	if e.Mode != "" {
 		command = "BENCH=" + e.Mode + " " + command
 	}
-	fmt.Fprintf(w, "## Environment of `%s`\n\n```\n", command)
-	line := func(name, value string) { fmt.Fprintf(w, "%-11s %s\n", name, value) }
-	orNone := func(version string) string {
-		if version == "" {
-			return "not installed"
-		}
-		return version
+	fmt.Fprintf(w, "## Environment of `%s`\n\n", command)
+	if e.Cores == 1 {
+		fmt.Fprint(w, "**One processor only**: client, node, backend and proxies take turns on it, so that latencies and throughput are those of "+
+			"all of them together, and not comparable with those of a machine that has more.\n\n")
 	}
+	fmt.Fprint(w, "```\n")
+	line := func(name, value string) { fmt.Fprintf(w, "%-12s %s\n", name, value) }
+	or := func(value, otherwise string) string {
+		if value == "" {
+			return otherwise
+		}
+		return value
+	}
+	const unknown, absent = "not recorded", "not installed"
 	line("date", e.Date)
 	line("commit", e.Commit)
+	line("distribution", or(e.Distribution, unknown))
 	line("kernel", e.Kernel)
 	line("cpu", fmt.Sprintf("%d x %s", e.Cores, e.CPU))
+	line("hypervisor", or(e.Hypervisor, unknown))
+	line("mitigations", or(e.Mitigations, unknown))
+	if e.Memory > 0 {
+		line("memory", in(float64(e.Memory), "B"))
+	}
+	if e.ConntrackMax > 0 {
+		line("conntrack", fmt.Sprintf("at most %s flows, %s buckets", thousands(e.ConntrackMax), thousands(e.ConntrackBuckets)))
+	}
+	line("open files", or(e.OpenFiles, unknown))
 	line("go", e.Go)
-	line("nft", orNone(e.Nft))
-	line("haproxy", orNone(e.HAProxy))
-	line("nginx", orNone(e.Nginx))
-	line("Kubernetes", orNone(e.Kubernetes))
-	line("load", fmt.Sprintf("%s at the begin, %s at the end (1, 5 and 15 minutes)", e.LoadBegin, e.LoadEnd))
+	line("nft", or(e.Nft, absent))
+	line("iptables", or(e.Iptables, unknown))
+	line("haproxy", or(e.HAProxy, absent))
+	line("nginx", or(e.Nginx, absent))
+	line("Kubernetes", or(e.Kubernetes, absent))
+	line("kube-proxy", or(e.KubeProxy, unknown))
+	line("load", fmt.Sprintf("%s at the begin, %s at the end (1, 5 and 15 minutes)", e.LoadBegin, or(e.LoadEnd, unknown)))
+	if e.Steal != nil {
+		line("steal", fmt.Sprintf("%.1f %% of the processors' time", *e.Steal*100))
+	}
+	if e.Seconds > 0 {
+		took := clock(e.Seconds)
+		for _, p := range r.Parts {
+			took += fmt.Sprintf(", %s %s", p.Name, clock(p.Seconds))
+		}
+		line("took", took)
+	}
 	fmt.Fprint(w, "```\n\n")
 }
+
+// clock writes minutes and seconds.
+func clock(seconds float64) string { return fmt.Sprintf("%d:%02d", int(seconds)/60, int(seconds)%60) }
 
 // anchor is GitHub's of a heading.
 func anchor(heading string) string {
 	dropped := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(heading), "")
 	return strings.ReplaceAll(dropped, " ", "-")
-}
-
-// unexplained returns the names of missed aims for which the page has no heading.
-func (r results) unexplained(page string) ([]string, error) {
-	text, err := os.ReadFile(page)
-	if err != nil {
-		return nil, err
-	}
-	var headings []string
-	for _, line := range strings.Split(string(text), "\n") {
-		if heading, ok := strings.CutPrefix(line, "#"); ok {
-			headings = append(headings, anchor(strings.TrimLeft(heading, "# ")))
-		}
-	}
-	var out []string
-	for _, run := range r.runs() {
-		for _, f := range run.Figures {
-			if !f.Aim.Met(f.Median()) && !slices.Contains(headings, anchor(f.Name)) && !slices.Contains(out, f.Name) {
-				out = append(out, f.Name)
-			}
-		}
-	}
-	return out, nil
 }

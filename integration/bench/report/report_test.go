@@ -29,7 +29,8 @@ func TestRender(t *testing.T) {
 	name := filepath.Join(to, "results.json")
 	err := collect([]string{
 		"-results", name, "-begun", testEnvironment, "-figures", "testdata/figures.jsonl", "-benchmarks", "testdata/bench.txt",
-		"-failed", "control-path", "-left-out", "haproxy is not installed.",
+		"-failed", "control-path", "-left-out", "haproxy is not installed.", "-skipped", "established",
+		"-part", "new-flow=539.5", "-part", "go=61", "-kube-proxy", "1.37.2",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +39,8 @@ func TestRender(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Bench.Environment.LoadEnd = "3.00 2.00 1.00" // all that is not the same everywhere
+	steal := 0.0123 // and all else that is not the same everywhere
+	r.Bench.Environment.LoadEnd, r.Bench.Environment.Seconds, r.Bench.Environment.Steal = "3.00 2.00 1.00", 612, &steal
 	if err := r.write(name); err != nil {
 		t.Fatal(err)
 	}
@@ -138,26 +140,22 @@ func TestCollect(t *testing.T) {
 	}
 }
 
-// TestUnexplained: a missed aim needs a heading of its name, a met one does not.
-func TestUnexplained(t *testing.T) {
-	method := filepath.Join(t.TempDir(), explanations)
-	if err := os.WriteFile(method, []byte("# Method\n\nbulk, one\n\n### Bulk ÷ conntrack only\n"), 0o644); err != nil {
-		t.Fatal(err)
+// TestVariants: a variant of a subject stands behind it in tables, and in no plot.
+func TestVariants(t *testing.T) {
+	got := []string{"static dnat", "portway without filter chains", "somebody", "conntrack only, one endpoint", figure.Ours, "conntrack only", "portway, flowtable"}
+	slices.SortFunc(got, compareSubjects)
+	want := []string{
+		figure.Ours, "portway without filter chains", "portway, flowtable", "conntrack only", "conntrack only, one endpoint", "static dnat", "somebody",
 	}
-	missed, met := figure.AtLeast(2), figure.AtMost(2)
-	r := results{Bench: &run{Figures: []figure.Figure{
-		{Name: "bulk ÷ conntrack only", Values: []float64{1}, Aim: missed},
-		{Name: "bulk, one", Values: []float64{1}, Aim: missed},
-		{Name: "bulk, one", Values: []float64{1}, Aim: missed, Listeners: 10},
-		{Name: "bulk, two", Values: []float64{1}, Aim: met},
-		{Name: "bulk, three", Values: []float64{1}},
-	}}}
-	got, err := r.unexplained(method)
-	if err != nil {
-		t.Fatal(err)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("subjects (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"bulk, one"}, got); diff != "" {
-		t.Errorf("unexplained (-want +got):\n%s", diff)
+	c := chart{section: figure.NewFlow, names: []string{"a"}}
+	for _, subject := range want {
+		f := figure.Figure{Section: figure.NewFlow, Name: "a", Subject: subject}
+		if got, want := c.wants(f), slices.Contains(subjects, subject); got != want {
+			t.Errorf("a plot has %s: %v, want %v", subject, got, want)
+		}
 	}
 }
 
@@ -189,17 +187,6 @@ func TestValues(t *testing.T) {
 		if got := plain(test.x, test.unit); got != test.chosen {
 			t.Errorf("%v %s as an aim is written %q, want %q", test.x, test.unit, got, test.chosen)
 		}
-	}
-}
-
-func TestInterval(t *testing.T) {
-	if _, _, ok := interval([]float64{1, 2, 3, 4, 5}); ok {
-		t.Error("five rounds have an interval")
-	}
-	// Of nine the second and the eighth: (9 over 0, 1) are 10 of 512 on each side, 96 %.
-	low, high, ok := interval([]float64{9, 8, 7, 6, 5, 4, 3, 2, 1})
-	if !ok || low != 2 || high != 8 {
-		t.Errorf("interval of nine rounds is %v to %v, %v; want 2 to 8", low, high, ok)
 	}
 }
 

@@ -26,10 +26,20 @@ type run struct {
 	Environment environment `json:"environment"`
 	// Failed are parts of which some figures may be missing.
 	Failed []string `json:"failed,omitempty"`
+	// Skipped are parts that were not asked for.
+	Skipped []string `json:"skipped,omitempty"`
+	// Parts took their time, in the order of the run.
+	Parts []part `json:"parts,omitempty"`
 	// LeftOut are sentences: what was not measured, and why.
 	LeftOut    []string        `json:"leftOut,omitempty"`
 	Figures    []figure.Figure `json:"figures,omitempty"`
 	Benchmarks []benchmark     `json:"benchmarks,omitempty"`
+}
+
+// A part of a run is one line of hack/bench.sh.
+type part struct {
+	Name    string  `json:"name"`
+	Seconds float64 `json:"seconds"`
 }
 
 // read returns the results in a file; without one there are none.
@@ -107,6 +117,7 @@ func (r results) runs() []*run {
 // before the others.
 func (r *run) sort() {
 	slices.Sort(r.Failed)
+	slices.Sort(r.Skipped)
 	slices.Sort(r.LeftOut)
 	slices.SortStableFunc(r.Benchmarks, func(a, b benchmark) int { return cmp.Compare(a.Package, b.Package) })
 	slices.SortStableFunc(r.Figures, func(a, b figure.Figure) int {
@@ -125,9 +136,10 @@ var subjects = []string{
 	figure.Ours, "no NAT, no conntrack", "conntrack only", "static dnat", "kube-proxy nftables", "kube-proxy iptables", "haproxy", "nginx stream",
 }
 
+// compareSubjects puts a variant, whose name begins with that of another, behind it.
 func compareSubjects(a, b string) int {
 	at := func(s string) int {
-		if i := slices.Index(subjects, s); i >= 0 {
+		if i := slices.IndexFunc(subjects, func(of string) bool { return strings.HasPrefix(s, of) }); i >= 0 {
 			return i
 		}
 		return len(subjects)
@@ -154,15 +166,4 @@ func groups(all []figure.Figure, section string) []group {
 		out[len(out)-1].figures = append(out[len(out)-1].figures, f)
 	}
 	return out
-}
-
-// pair returns what Ours measured beside f in the same rounds, if it did.
-func (g group) pair(f figure.Figure) (figure.Figure, bool) {
-	for _, ours := range g.figures {
-		if ours.Subject == figure.Ours && f.Subject != figure.Ours && ours.Listeners == f.Listeners && ours.Endpoints == f.Endpoints &&
-			ours.Unit == f.Unit && len(ours.Values) == len(f.Values) && len(f.Values) > 1 {
-			return ours, true
-		}
-	}
-	return figure.Figure{}, false
 }

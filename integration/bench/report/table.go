@@ -32,21 +32,27 @@ func table(w io.Writer, head []string, rows [][]string) {
 	fmt.Fprintln(w)
 }
 
-// figures writes the table of a group, what must be known of it, and what repeats it.
-func (g group) table(w io.Writer) {
+// besideMark is on what the rounds say, and not the turns within them.
+const besideMark = " †"
+
+// table writes the table of a group of the run, what must be known of it, and what repeats it.
+func (g group) table(w io.Writer, r *run) {
 	rows := make([][]string, 0, len(g.figures))
 	for _, f := range g.figures {
-		row := []string{size(f), f.Subject, in(f.Median(), f.Unit), spread(f.Values, f.Unit), "", "", ""}
-		if ours, ok := g.pair(f); ok {
-			row[4] = compared(ratio(f, ours))
+		row := []string{size(f), f.Subject, near(f.Median(), f.Unit, f.Aim), spread(f.Values, f.Unit), "", "", "", ""}
+		if e, byRound, ok := r.besideOurs(f); ok {
+			row[4] = e.ratio()
+			if byRound {
+				row[4] += besideMark
+			}
 		}
-		if f.Aim != nil {
-			row[5] = aim(f.Aim, f.Unit)
-			row[6] = verdict(f)
+		if f.Aim != nil || strings.Contains(f.Name, ratioTo) {
+			row[5] = estimated(f.Values).interval(f.Unit, f.Aim)
 		}
+		row[6], row[7] = aim(f.Aim, f.Unit), judge(f, f.Aim).write(f.Name)
 		rows = append(rows, row)
 	}
-	table(w, []string{"listeners × endpoints", "subject", "median", "min to max", "÷ " + figure.Ours + " (95 %)", "aim", ""}, rows)
+	table(w, []string{"listeners × endpoints", "subject", "median", "min to max", "÷ " + figure.Ours + " (95 %)", "95 %", "aim", ""}, rows)
 	g.notes(w)
 	g.commands(w)
 }
@@ -56,7 +62,8 @@ func alone(w io.Writer, all []figure.Figure) {
 	rows := make([][]string, 0, len(all))
 	for _, f := range all {
 		rows = append(rows, []string{
-			f.Name, size(f), in(f.Median(), f.Unit), spread(f.Values, f.Unit), within(f.Values, f.Unit), aim(f.Aim, f.Unit), verdict(f), f.Note,
+			f.Name, size(f), near(f.Median(), f.Unit, f.Aim), spread(f.Values, f.Unit), estimated(f.Values).interval(f.Unit, f.Aim),
+			aim(f.Aim, f.Unit), judge(f, f.Aim).write(f.Name), f.Note,
 		})
 	}
 	table(w, []string{"figure", "listeners × endpoints", "median", "min to max", "95 %", "aim", "", ""}, rows)
@@ -66,7 +73,7 @@ func alone(w io.Writer, all []figure.Figure) {
 // commands writes what repeats the figures.
 func (g group) commands(w io.Writer) {
 	for _, command := range g.distinct(func(f figure.Figure) string { return f.Command }) {
-		fmt.Fprintf(w, "    %s\n", strings.TrimPrefix(command, "BENCH= "))
+		fmt.Fprintf(w, "    %s\n", command)
 	}
 	fmt.Fprintln(w)
 }
@@ -98,59 +105,6 @@ func (g group) distinct(of func(figure.Figure) string) []string {
 		}
 	}
 	return out
-}
-
-// aims writes all figures that have one, and those that should but were not measured.
-func (r results) aims(w io.Writer) {
-	var rows [][]string
-	var all []figure.Figure
-	for _, run := range r.runs() {
-		all = append(all, run.Figures...)
-	}
-	for _, f := range all {
-		if f.Aim == nil {
-			continue
-		}
-		name := f.Name
-		if f.Subject != figure.Ours {
-			name += ", " + f.Subject
-		}
-		rows = append(rows, []string{
-			name, size(f), aim(f.Aim, f.Unit), in(f.Median(), f.Unit), within(f.Values, f.Unit), spread(f.Values, f.Unit), verdict(f),
-		})
-	}
-	for _, f := range aimed {
-		if !slices.ContainsFunc(all, func(g figure.Figure) bool {
-			return g.Aim != nil && g.Name == f.Name && (f.Listeners == 0 || g.Listeners == f.Listeners && g.Endpoints == f.Endpoints)
-		}) {
-			rows = append(rows, []string{f.Name, size(f), "", "", "", "", "not measured"})
-		}
-	}
-	fmt.Fprint(w, "## Aims\n\n")
-	table(w, []string{"figure", "listeners × endpoints", "aim", "median", "95 %", "min to max", ""}, rows)
-}
-
-// aimed are the figures of make bench that have an aim whatever their values are; without a
-// size at any.
-var aimed = []figure.Figure{
-	{Name: "UDP, every packet a new flow: added over one static dnat", Listeners: 1, Endpoints: 1},
-	{Name: "UDP, every packet a new flow: added over one static dnat", Listeners: 1000, Endpoints: 10},
-	{Name: "UDP, every packet a new flow: added over one static dnat", Listeners: 10_000, Endpoints: 10},
-	{Name: "UDP, every packet a new flow: ratio to kube-proxy nftables"},
-	{Name: "UDP, every packet a new flow: ratio to kube-proxy iptables"},
-	{Name: "TCP connect, 1 byte, close: ratio to conntrack only, upper 95 % bound"},
-	{Name: "TCP connect, 1 byte, close: ratio to portway"},
-	{Name: "TCP bulk, 1 stream: ratio to conntrack only"},
-	{Name: "TCP bulk, 4 streams: ratio to conntrack only"},
-	{Name: "cold load: time", Listeners: 10_000, Endpoints: 10},
-	{Name: "agent: memory at rest", Listeners: 10_000, Endpoints: 10},
-	{Name: "agent: CPU at rest", Listeners: 10_000, Endpoints: 10},
-	{Name: "one endpoint: event to commit, p50", Listeners: 10_000, Endpoints: 10},
-	{Name: "one endpoint: event to commit, p99", Listeners: 10_000, Endpoints: 10},
-	{Name: "one endpoint: CPU of the agent over that at 1 000 endpoints", Listeners: 10_000, Endpoints: 10},
-	{Name: "1 000 changes per second: lag, largest"},
-	{Name: "1 000 changes per second: CPU of the agent"},
-	{Name: "1 000 changes per second: flows refused or lost"},
 }
 
 // benchmarks writes a table a package: one row each, and of memory only what is worth a word.
@@ -191,7 +145,7 @@ func benchmarks(w io.Writer, all []benchmark) {
 // metric writes one that a benchmark has named itself, such as p50-µs.
 func metric(x float64, unit string) string {
 	if name, unit, ok := cutLast(unit, "-"); ok {
-		return fmt.Sprintf("%s %s %s", name, digits(x), strings.TrimSuffix(unit, "/op"))
+		return fmt.Sprintf("%s %s %s", name, digits(x, 3), strings.TrimSuffix(unit, "/op"))
 	}
 	return in(x, unit)
 }

@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/perf/benchmath"
-
 	"github.com/portway-dev/portway/integration/bench/figure"
 )
 
@@ -49,7 +47,29 @@ func scaleOf(unit string) scale {
 }
 
 // in writes a value with its unit, to three digits: 1.14 µs, 81.2 MB, 0.980, 1.20 M/s; of a count all.
-func in(x float64, unit string) string {
+func in(x float64, unit string) string { return precisely(x, unit, 3) }
+
+// near is in beside an aim: with as many digits as it takes to tell the value from the aim.
+func near(x float64, unit string, a *figure.Aim) string {
+	n := 3
+	for n < 7 && looksLike(x, a, n) {
+		n++
+	}
+	return precisely(x, unit, n)
+}
+
+// looksLike says whether n digits of x are those of an aim that x is not.
+func looksLike(x float64, a *figure.Aim, n int) bool {
+	if a == nil {
+		return false
+	}
+	rounded, err := strconv.ParseFloat(strconv.FormatFloat(x, 'g', n, 64), 64)
+	return err == nil && slices.ContainsFunc([]*float64{a.Min, a.Max}, func(end *float64) bool {
+		return end != nil && x != *end && rounded == *end
+	})
+}
+
+func precisely(x float64, unit string, n int) string {
 	if unit == "" && x == math.Trunc(x) && math.Abs(x) >= 10 { // a count
 		return thousands(int(x))
 	}
@@ -60,7 +80,7 @@ func in(x float64, unit string) string {
 	if x == 0 {
 		p = prefix{1, ""}
 	}
-	return strings.TrimSpace(digits(x/factor(p.mark)) + " " + p.mark + s.word)
+	return strings.TrimSpace(digits(x/factor(p.mark), n) + " " + p.mark + s.word)
 }
 
 // plain writes a value that somebody chose: 600 ns, 0.97.
@@ -76,12 +96,12 @@ func factor(mark string) float64 {
 	return map[string]float64{"n": 1e-9, "µ": 1e-6, "m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9}[mark]
 }
 
-// digits writes three digits, and all of those before the point.
-func digits(x float64) string {
-	if abs := math.Abs(x); abs >= 99.95 || abs == math.Trunc(abs) && abs >= 10 || abs == 0 {
+// digits writes n digits, and all of those before the point.
+func digits(x float64, n int) string {
+	if abs := math.Abs(x); abs >= math.Pow10(n)-0.5 || abs == math.Trunc(abs) && abs >= 10 || abs == 0 {
 		return strconv.FormatFloat(x, 'f', 0, 64)
 	}
-	return strings.TrimSuffix(fmt.Sprintf("%#.3g", x), ".")
+	return strings.TrimSuffix(fmt.Sprintf("%#.*g", n, x), ".")
 }
 
 // spread writes the smallest and the largest value, if there are two.
@@ -90,43 +110,6 @@ func spread(values []float64, unit string) string {
 		return "once"
 	}
 	return in(slices.Min(values), unit) + " to " + in(slices.Max(values), unit)
-}
-
-const confidence = 0.95
-
-// interval is where the median of all rounds that could be made is with a probability of
-// 95 % or more, whatever their distribution; fewer than six rounds do not say.
-func interval(values []float64) (low, high float64, ok bool) {
-	thresholds := benchmath.DefaultThresholds
-	s := benchmath.AssumeNothing.Summary(benchmath.NewSample(slices.Clone(values), &thresholds), confidence)
-	return s.Lo, s.Hi, len(values) > 1 && !math.IsInf(s.Lo, 0) && !math.IsInf(s.Hi, 0)
-}
-
-// within writes the interval, or nothing.
-func within(values []float64, unit string) string {
-	low, high, ok := interval(values)
-	if !ok {
-		return ""
-	}
-	return in(low, unit) + " to " + in(high, unit)
-}
-
-// ratio is f ÷ by, round by round.
-func ratio(f, by figure.Figure) []float64 {
-	out := make([]float64, 0, len(f.Values))
-	for i, v := range f.Values {
-		out = append(out, v/by.Values[i])
-	}
-	return out
-}
-
-// compared writes how many times the one the other is.
-func compared(values []float64) string {
-	out := digits(figure.Figure{Values: values}.Median())
-	if low, high, ok := interval(values); ok {
-		out += fmt.Sprintf(" (%s to %s)", digits(low), digits(high))
-	}
-	return out
 }
 
 // aim writes what is wanted.
@@ -139,17 +122,6 @@ func aim(a *figure.Aim, unit string) string {
 		out = append(out, "≤ "+plain(*a.Max, unit))
 	}
 	return strings.Join(out, ", ")
-}
-
-// verdict of an aim in plain words; a missed one leads to its explanation.
-func verdict(f figure.Figure) string {
-	switch {
-	case f.Aim == nil:
-		return ""
-	case f.Aim.Met(f.Median()):
-		return "met"
-	}
-	return fmt.Sprintf("**MISSED** ([why](%s#%s))", explanations, anchor(f.Name))
 }
 
 // size writes listeners × endpoints.
