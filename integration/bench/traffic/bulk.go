@@ -5,22 +5,63 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/portway-dev/portway/internal/netns"
 )
 
 // Streams are TCP connections from the client to the backend that carry a lot.
-type Streams struct{ pair }
+type Streams struct {
+	pair
+	reading, both int // epoll: of the backend's end, and of both
+	buffer        []byte
+}
 
-// chunk is how much one system call sends or receives.
-const chunk = 256 << 10
+// chunk is how much one system call sends or receives at most.
+const chunk = 128 << 10
+
+// window is the size of a socket's buffers.
+const window = 4 << 20
+
+// streamSettings leave nothing of what a connection carries to its luck: neither how far its
+// buffers and its congestion window have grown, which others' turns and the delays of a busy machine
+// keep small (cubic leaves slow start for a delay), nor what a connection before has left.
+var streamSettings = map[string]string{
+	"tcp_rmem":                  fmt.Sprintf("4096 %d %[1]d", window),
+	"tcp_wmem":                  fmt.Sprintf("4096 %d %[1]d", window),
+	"tcp_congestion_control":    "reno",
+	"tcp_slow_start_after_idle": "0",
+	"tcp_no_metrics_save":       "1",
+}
 
 // NewStreams opens a number of connections. The caller closes them.
 func NewStreams(l *Loaded, count int) (*Streams, error) {
+	for _, n := range []*netns.Namespace{l.Client, l.Node, l.Pods[0].Namespace} { // proxies have sockets, too
+		for key, value := range streamSettings {
+			if err := n.SetSysctl("net/ipv4/"+key, value); err != nil {
+				return nil, err
+			}
+		}
+	}
 	p, err := l.open(count)
-	return &Streams{p}, err
+	if err != nil {
+		return nil, err
+	}
+	s := &Streams{pair: p, reading: -1, both: -1, buffer: make([]byte, chunk)}
+	for _, fd := range slices.Concat(p.clients, p.servers) {
+		err = errors.Join(err, unix.SetNonblock(fd, true))
+	}
+	if err == nil {
+		s.reading, err = poll(interest{p.servers, unix.EPOLLIN})
+	}
+	if err == nil {
+		s.both, err = poll(interest{p.servers, unix.EPOLLIN}, interest{p.clients, unix.EPOLLOUT})
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 // open opens connections from the client.
@@ -122,66 +163,63 @@ const (
 	backendSide
 )
 
-// Send sends a number of bytes, a multiple of the chunk, over each stream at the same time,
-// and returns how long it took until the last of them was read.
-func (s *Streams) Send(size int) (time.Duration, error) {
-	errs := make([]error, len(s.clients)+len(s.servers))
-	var sending, receiving sync.WaitGroup
-	received := make([]int, len(s.servers))
-	begin := time.Now()
-	for i, fd := range s.clients {
-		sending.Go(func() { errs[i] = on(clientSide, func() error { return send(fd, size) }) })
-	}
-	for i, fd := range s.servers {
-		receiving.Go(func() {
-			errs[len(s.clients)+i] = on(backendSide, func() (err error) {
-				received[i], err = receive(fd, size)
-				return err
-			})
+// Send sends a number of bytes over all streams and reads them at the backend. The calling thread
+// does both, and waits for nobody but proxies: which of several threads runs next, and where, would
+// be the scheduler's choice and most of the spread. The caller measures, see Clock.
+func (s *Streams) Send(size int) error {
+	for sent, got := 0, 0; got < size; {
+		wrote, err := each(s.clients, func(fd int) (int, error) {
+			n, err := unix.Write(fd, s.buffer[:min(size-sent, chunk)])
+			sent += max(n, 0)
+			return n, err
 		})
-	}
-	sending.Wait()
-	receiving.Wait()
-	took := time.Since(begin)
-	if err := errors.Join(errs...); err != nil {
-		return 0, err
-	}
-	sum := 0
-	for _, n := range received {
-		sum += n
-	}
-	if want := size * len(s.clients); sum != want {
-		return 0, fmt.Errorf("%d of %d bytes arrived", sum, want)
-	}
-	return took, nil
-}
-
-func send(fd, size int) error {
-	buffer := make([]byte, chunk)
-	for size > 0 {
-		n, err := unix.Write(fd, buffer[:min(size, chunk)])
 		if err != nil {
-			return fmt.Errorf("send: %w", err)
+			return fmt.Errorf("send: %d of %d bytes are sent: %w", sent, size, err)
 		}
-		size -= n
+		read, err := each(s.servers, func(fd int) (int, error) {
+			n, err := unix.Read(fd, s.buffer)
+			if err == nil && n == 0 {
+				err = errors.New("closed")
+			}
+			return n, err
+		})
+		if err != nil {
+			return fmt.Errorf("receive: %d of %d bytes have come: %w", got, size, err)
+		}
+		if got += read; wrote == 0 && read == 0 {
+			if err := s.wait(sent < size); err != nil {
+				return fmt.Errorf("%d of %d bytes are sent, %d have come: %w", sent, size, got, err)
+			}
+		}
 	}
 	return nil
 }
 
-func receive(fd, size int) (got int, err error) {
-	buffer := make([]byte, chunk)
-	for got < size {
-		n, err := unix.Read(fd, buffer[:min(size-got, chunk)])
-		if err == nil && n == 0 {
-			err = errors.New("closed")
+// each sums up what a system call on each file moves; a file that is not ready moves nothing.
+func each(fds []int, call func(fd int) (int, error)) (sum int, err error) {
+	for _, fd := range fds {
+		n, err := call(fd)
+		if err != nil && !errors.Is(err, unix.EAGAIN) {
+			return sum, err
 		}
-		if err != nil {
-			return got, fmt.Errorf("receive: %w", err)
-		}
-		got += n
+		sum += max(n, 0)
 	}
-	return got, nil
+	return sum, nil
+}
+
+// wait returns when a stream can be read or, if there is something to send, be written to.
+func (s *Streams) wait(sending bool) error {
+	epoll := s.reading
+	if sending {
+		epoll = s.both
+	}
+	var events [1]unix.EpollEvent
+	n, err := unix.EpollWait(epoll, events[:], patience*1000)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("nothing happened for %d s", patience)
+	}
+	return err
 }
 
 // Close resets the connections.
-func (s *Streams) Close() error { return s.close() }
+func (s *Streams) Close() error { return errors.Join(s.close(), closeAll(s.reading, s.both)) }

@@ -20,4 +20,10 @@
 //   - Flows go to all listeners and endpoints (TestDestinations).
 //   - Everyone is measured once in a turn, and nobody always first (TestInterleave).
 //   - The clock stands still while others run (TestClockStandsStill).
+//   - Ratios are paired by turn (TestRatios).
+//   - A subject that fails is out of the comparison, and the others go on (TestComparisonGoesOn).
+//   - A proxy that cannot hold as many connections as the others is not measured with fewer
+//     (TestCanHold).
+//   - No signal ends a server (TestServerIgnoresSignals), and none that ends a run leaves
+//     temporary directories (TestInterruptRemoves, TestSweep).
 package traffic

@@ -78,7 +78,7 @@ func (l *Loaded) assured(flows int) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%d of %d flows have been answered", followed-silent, flows)
+	return fmt.Errorf("%d flows are followed, %d of them without an answer; want %d that have one", followed, silent, flows)
 }
 
 // arrived returns an error unless as many packets have come to the backend, if need be after a

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -32,54 +33,89 @@ type established struct {
 	packets int // of a turn, a multiple of the flows
 	// requests a round, at rate a second on connections.
 	requests, rate, connections int
-	held                        int
+	// held in as many rounds as heldTime has room for, and in one at least.
+	held, heldRounds int
+	heldTime         time.Duration
 }
 
 // establishedPlan has one size: packets of flows that are there pass no rule whose cost depends on it.
 func establishedPlan(bench string) established {
 	e := established{
-		Size: Size{100, 10}, rounds: 11, turns: 3, streams: []int{1, 4}, bytes: 256 << 20, flows: 1000, packets: 20_000,
-		requests: 5000, rate: 10_000, connections: 64, held: 100_000,
+		Size: Size{100, 10}, rounds: 11, turns: 48, streams: []int{1, 4}, bytes: 8 << 20, flows: 1000, packets: 1000,
+		requests: 5000, rate: 10_000, connections: 64, held: 100_000, heldRounds: 3, heldTime: 3 * time.Minute,
 	}
 	switch bench {
 	case "full":
-		e.rounds, e.turns, e.requests = 25, 5, 20_000
+		e.rounds, e.turns, e.requests, e.heldRounds, e.heldTime = 25, 100, 20_000, 9, 24*time.Hour
 	case "quick":
-		e.Size, e.rounds, e.turns, e.requests, e.held = Size{1, 2}, 5, 1, 2000, 10_000
+		e.Size, e.rounds, e.turns, e.requests, e.held, e.heldRounds = Size{1, 2}, 5, 16, 2000, 8000, 1
 	}
 	return e
 }
 
-// BenchmarkEstablished measures what connections and flows get that are there already.
+// subjects are those that -subjects names, and what they are compared with.
+func (e established) subjects(b *testing.B) []Subject {
+	b.Helper()
+	match, err := regexp.Compile(*only)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return slices.DeleteFunc(append(Subjects(), bufferedNginx()), func(s Subject) bool {
+		return !match.MatchString(s.Name) && !slices.Contains(everywhere, s.Name) && s.Name != bare()
+	})
+}
+
+// bare is the subject that has nothing on the node: what is held with it is the client's and the
+// backend's.
+func bare() string { return Subjects()[0].Name }
+
+// BenchmarkEstablished measures what connections and flows get that are there already, in parts
+// that can be asked for by name.
 func BenchmarkEstablished(b *testing.B) {
 	plan := establishedPlan(os.Getenv("BENCH"))
-	for b.Loop() {
-		clock, err := NewClock()
-		if err != nil {
-			b.Fatal(err)
-		}
-		cpu := clock.CPU
-		if err := clock.Close(); err != nil {
-			b.Fatal(err)
-		}
-		begin := time.Now()
-		all, err := loadAll(Subjects(), plan.Size, cpu, func(s Subject, why error) { fmt.Printf("%s is left out: %v\n", s.Name, why) })
-		if err != nil {
-			b.Fatal(err)
-		}
-		fmt.Printf("loaded in %s\n", time.Since(begin).Round(time.Millisecond))
-		defer func() {
-			for _, l := range all {
-				if err := l.Close(); err != nil {
-					b.Error(err)
-				}
+	clock, err := NewClock()
+	if err != nil {
+		b.Fatal(err)
+	}
+	cpu := clock.CPU
+	if err := clock.Close(); err != nil {
+		b.Fatal(err)
+	}
+	begin := time.Now()
+	all, err := loadAll(plan.subjects(b), plan.Size, cpu, func(s Subject, why error) { fmt.Printf("%s is left out: %v\n", s.Name, why) })
+	if err != nil {
+		b.Fatal(err)
+	}
+	fmt.Printf("loaded in %s\n", time.Since(begin).Round(time.Millisecond))
+	defer func() {
+		for _, l := range all {
+			if err := l.Close(); err != nil {
+				b.Error(err)
 			}
-		}()
-		for _, part := range []func(*testing.B, []*Loaded){plan.benchmarkBulk, plan.benchmarkSmall, plan.benchmarkLatency, plan.benchmarkHeld} {
-			begin := time.Now()
-			part(b, all)
-			fmt.Printf("measured in %s\n", time.Since(begin).Round(time.Millisecond))
 		}
+	}()
+	// What a part of our rules, or one endpoint, takes is seen in bulk and small, and what large
+	// buffers do in bulk.
+	whole := slices.DeleteFunc(slices.Clone(all), func(l *Loaded) bool {
+		return strings.HasPrefix(l.Name, Ours+" without ") || slices.Contains([]string{OneEndpoint, bufferedNginx().Name}, l.Name)
+	})
+	for _, part := range []struct {
+		name    string
+		all     []*Loaded
+		measure func(*testing.B, []*Loaded)
+	}{
+		{"bulk", all, plan.benchmarkBulk},
+		{"small", all, plan.benchmarkSmall},
+		{"latency", whole, plan.benchmarkLatency},
+		{"held", whole, plan.benchmarkHeld},
+	} {
+		b.Run(part.name, func(b *testing.B) {
+			for b.Loop() {
+				begin := time.Now()
+				part.measure(b, part.all)
+				fmt.Printf("%s measured in %s\n", part.name, time.Since(begin).Round(time.Millisecond))
+			}
+		})
 	}
 }
 
@@ -97,73 +133,84 @@ func (e established) record(b *testing.B, f figure.Figure) {
 	}
 }
 
-// compare records values of all, and ours by those of conntrack only if there is an aim for it.
-func (e established) compare(b *testing.B, name, unit string, aim *figure.Aim, all []*Loaded, values map[string][]float64) {
+// compare records a measure of all that are in.
+func (e established) compare(b *testing.B, c *Comparison, name, unit string, s Series, note string) {
 	b.Helper()
-	for _, l := range all {
-		e.record(b, figure.Figure{Name: name, Subject: l.Name, Unit: unit, Values: values[l.Name], Note: l.Note})
+	for i, l := range c.All {
+		if c.In(i) {
+			e.record(b, figure.Figure{Name: name, Subject: l.Name, Unit: unit, Values: s.Medians(i), Note: strings.TrimSpace(l.Note + " " + note)})
+		}
 	}
-	if aim == nil {
-		return
-	}
-	e.record(b, figure.Figure{
-		Name: name + ": ratio to " + ConntrackOnly, Subject: Ours, Values: ratios(values[Ours], values[ConntrackOnly]), Aim: aim,
-	})
 }
 
-// benchmarkBulk: how fast, and how much processor time of client, node and backend together.
+// ratios records those of ours, and of static dnat, which shows what any translation costs, to
+// conntrack only. The aim is ours.
+func (e established) ratios(b *testing.B, c *Comparison, name string, s Series, aim *figure.Aim) {
+	b.Helper()
+	by := c.find(ConntrackOnly)
+	for subject, aim := range map[string]*figure.Aim{StaticDNAT: nil, Ours: aim} {
+		if i := c.find(subject); i >= 0 && by >= 0 {
+			e.record(b, figure.Figure{
+				Name: name + ": ratio to " + ConntrackOnly, Subject: subject, Values: s.Ratios(i, by), Aim: aim,
+				Note: "Of each round the median of the ratios within a turn.",
+			})
+		}
+	}
+}
+
+// leftOut says who is out, in lines that the report takes over, and fails for those who should
+// not be.
+func leftOut(b *testing.B, c *Comparison, name string) {
+	b.Helper()
+	sentences, failure := c.LeftOut(name)
+	for _, s := range sentences {
+		fmt.Println(s)
+	}
+	if failure != nil {
+		b.Error(failure)
+	}
+}
+
+// clockNote is for those who distrust a second that is not of the clock.
+const clockNote = "The same transfers by the time on the clock, in which everybody else runs, too."
+
+// benchmarkBulk: how much one processor carries, with client, node and backend on it.
 func (e established) benchmarkBulk(b *testing.B, all []*Loaded) {
 	b.Helper()
-	machine, err := NewMachine()
-	if err != nil {
-		b.Fatal(err)
-	}
+	clock, closeClock := startClock(b)
+	defer closeClock()
 	for _, streams := range e.streams {
-		open := make([]*Streams, len(all))
-		for i, l := range all {
-			var err error
-			if open[i], err = NewStreams(l, streams); err != nil {
-				b.Fatal(err)
-			}
-			if _, err := open[i].Send(e.bytes / streams); err != nil { // windows open
-				b.Fatal(fmt.Errorf("%s: %w", l.Name, err))
-			}
-		}
-		speed, cost := map[string][]float64{}, map[string][]float64{}
-		for range e.rounds {
-			costs := make([][]float64, len(all))
-			took, err := Interleave(len(all), e.turns, func(i int) (float64, error) {
-				before, err := machine.Now(all[i].Proxies)
-				if err != nil {
-					return 0, err
-				}
-				took, err := open[i].Send(e.bytes / streams)
-				if err != nil {
-					return 0, fmt.Errorf("%s: %w", all[i].Name, err)
-				}
-				after, err := machine.Now(all[i].Proxies)
-				costs[i] = append(costs[i], (after-before).Seconds()/(float64(e.bytes)/1e9))
-				return float64(e.bytes) / took.Seconds(), err
-			})
-			if err != nil {
-				b.Fatal(err)
-			}
-			for i, l := range all {
-				speed[l.Name] = append(speed[l.Name], median(took[i]))
-				cost[l.Name] = append(cost[l.Name], median(costs[i]))
-			}
-		}
-		for i, l := range all {
-			if err := errors.Join(open[i].Close(), l.Forget()); err != nil {
-				b.Error(err)
-			}
-		}
 		name := strings.TrimSuffix(fmt.Sprintf(bulkName, streams), "s")
 		if streams > 1 {
 			name += "s"
 		}
-		e.compare(b, name, "B/s", figure.AtLeast(0.97), all, speed)
-		e.compare(b, name+": processor time per GB", "s", nil, all, cost)
+		c := NewComparison(all)
+		open := make([]*Streams, len(all))
+		c.Each(func(i int) (err error) {
+			if open[i], err = NewStreams(all[i], streams); err == nil {
+				err = open[i].Send(e.bytes) // buffers grow
+			}
+			return err
+		})
+		series, err := c.Measure(e.rounds, e.turns, 3, func(i int) ([]float64, error) {
+			begin := time.Now()
+			took, err := clock.per(e.bytes, all[i].Proxies, open[i].Send)
+			return []float64{1e9 / took, took, float64(e.bytes) / time.Since(begin).Seconds()}, err
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for i, s := range open {
+			if s != nil {
+				c.Fail(i, errors.Join(s.Close(), all[i].Forget()))
+			}
+		}
+		e.compare(b, c, name, "B/s", series[0], "")
+		e.ratios(b, c, name, series[0], figure.AtLeast(0.97))
+		e.compare(b, c, name+": processor time per GB", "s", series[1], "")
+		e.compare(b, c, name+": on the clock", "B/s", series[2], clockNote)
+		e.ratios(b, c, name+": on the clock", series[2], nil)
+		leftOut(b, c, name)
 	}
 }
 
@@ -171,120 +218,133 @@ func (e established) benchmarkSmall(b *testing.B, all []*Loaded) {
 	b.Helper()
 	clock, closeClock := startClock(b)
 	defer closeClock()
-	var there []*Loaded
-	var senders []*Datagrams
-	for _, l := range all {
-		if l.Proxy {
-			continue
-		}
-		d, err := NewEstablished(l, e.flows)
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer func() { _ = d.Close() }() // nothing is pending
-		there, senders = append(there, l), append(senders, d)
-	}
-	rate := map[string][]float64{}
-	for range e.rounds {
-		took, err := Interleave(len(there), e.turns, func(i int) (float64, error) {
-			return clock.per(e.packets, nil, func(count int) error {
-				for ; count > 0; count -= e.flows {
-					senders[i].Rewind()
-					if err := senders[i].Send(e.flows); err != nil {
-						return err
-					}
+	there := slices.DeleteFunc(slices.Clone(all), func(l *Loaded) bool { return l.Proxy })
+	c := NewComparison(there)
+	senders := make([]*Datagrams, len(there))
+	c.Each(func(i int) (err error) {
+		senders[i], err = NewEstablished(there[i], e.flows)
+		return err
+	})
+	series, err := c.Measure(e.rounds, e.turns, 1, func(i int) ([]float64, error) {
+		took, err := clock.per(e.packets, nil, func(count int) error {
+			for ; count > 0; count -= e.flows {
+				senders[i].Rewind()
+				if err := senders[i].Send(e.flows); err != nil {
+					return err
 				}
-				return nil
-			})
+			}
+			return nil
 		})
-		if err != nil {
-			b.Fatal(err)
-		}
-		for i, l := range there {
-			rate[l.Name] = append(rate[l.Name], 1e9/median(took[i]))
+		return []float64{1e9 / took}, err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	c.Each(func(i int) error {
+		return errors.Join(there[i].arrived(e.rounds*e.turns*e.packets), there[i].assured(e.flows), there[i].Forget())
+	})
+	for _, d := range senders {
+		if d != nil {
+			_ = d.Close() // nothing is pending
 		}
 	}
-	for _, l := range there {
-		want := e.rounds * e.turns * e.packets
-		if err := errors.Join(l.arrived(want), l.assured(e.flows), l.Forget()); err != nil {
-			b.Errorf("%s: %v", l.Name, err)
-		}
-	}
-	e.compare(b, smallName, "1/s", nil, there, rate)
+	e.compare(b, c, smallName, "1/s", series[0], "")
+	e.ratios(b, c, smallName, series[0], nil)
+	leftOut(b, c, smallName)
 }
 
 func (e established) benchmarkLatency(b *testing.B, all []*Loaded) {
 	b.Helper()
+	name := fmt.Sprintf(latencyName, e.rate, e.connections)
+	c := NewComparison(all)
 	open := make([]*Requests, len(all))
-	for i, l := range all {
-		var err error
-		if open[i], err = NewRequests(l, e.connections); err != nil {
-			b.Fatal(err)
-		}
-		defer func() {
-			if err := errors.Join(open[i].Close(), l.Forget()); err != nil {
-				b.Error(err)
-			}
-		}()
-	}
+	c.Each(func(i int) (err error) {
+		open[i], err = NewRequests(all[i], e.connections)
+		return err
+	})
 	percentiles := []struct {
 		name     string
 		thousand int
 	}{{"p50", 500}, {"p99", 990}, {"p999", 999}}
-	values := map[string]map[string][]float64{}
-	for _, p := range percentiles {
-		values[p.name] = map[string][]float64{}
-	}
-	for range e.rounds {
-		_, err := Interleave(len(all), 1, func(i int) (float64, error) {
-			took, err := open[i].Ask(e.requests, e.rate)
-			if err != nil {
-				return 0, fmt.Errorf("%s: %w", all[i].Name, err)
-			}
-			slices.Sort(took)
-			for _, p := range percentiles {
-				values[p.name][all[i].Name] = append(values[p.name][all[i].Name], took[len(took)*p.thousand/1000].Seconds())
-			}
-			return 0, nil
-		})
+	series, err := c.Measure(e.rounds, 1, len(percentiles), func(i int) ([]float64, error) {
+		took, err := open[i].Ask(e.requests, e.rate)
 		if err != nil {
-			b.Fatal(err)
+			return nil, err
+		}
+		slices.Sort(took)
+		var values []float64
+		for _, p := range percentiles {
+			values = append(values, took[len(took)*p.thousand/1000].Seconds())
+		}
+		return values, nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i, r := range open {
+		if r != nil {
+			c.Fail(i, errors.Join(r.Close(), all[i].Forget()))
 		}
 	}
-	for _, p := range percentiles {
-		e.compare(b, fmt.Sprintf(latencyName, e.rate, e.connections)+": "+p.name, "s", nil, all, values[p.name])
+	for i, p := range percentiles {
+		e.compare(b, c, name+": "+p.name, "s", series[i], "")
 	}
+	leftOut(b, c, name)
 }
 
 func (e established) benchmarkHeld(b *testing.B, all []*Loaded) {
 	b.Helper()
+	name := fmt.Sprintf(heldName, e.held)
 	if err := trackable(e.held); err != nil {
-		fmt.Printf("What holds %d connections is left out: %v\n", e.held, err)
+		fmt.Printf("%s: everybody is left out: %v\n", name, err)
 		return
 	}
-	name := fmt.Sprintf(heldName, e.held)
-	base := 0.0
-	for i, l := range all {
-		count, note := e.held, l.Note
-		if l.Proxy && l.Most < count {
-			count = l.Most / batch * batch
-			note += fmt.Sprintf(" It holds %d connections: two files each are as many as one process may have open here.", count)
-		}
-		h, err := Hold(l, count)
-		if err != nil {
-			b.Errorf("hold connections: %v", err)
-			continue
-		}
-		e.record(b, figure.Figure{Name: name + ": answered", Subject: l.Name, Values: []float64{float64(h.Answered)}, Note: note})
-		each := float64(h.Memory) / float64(count)
-		if i == 0 {
-			base = each
-			continue
-		}
-		e.record(b, figure.Figure{
-			Name: name + ": memory of each on the node", Subject: l.Name, Unit: "B", Values: []float64{each - base},
-			Note: "Caches of the kernel for followed flows and sockets, and resident memory of proxies; less what client and backend take.",
+	c := NewComparison(all)
+	c.Each(func(i int) error { return all[i].canHold(e.held) })
+	var answered, each Series
+	for begin := time.Now(); len(answered) == 0 || fits(begin, len(answered[0]), e.heldRounds, e.heldTime); {
+		round, err := c.Measure(1, 1, 2, func(i int) ([]float64, error) {
+			h, err := Hold(all[i], e.held)
+			if err == nil && h.Answered != e.held {
+				err = fmt.Errorf("%d of %d connections answered", h.Answered, e.held)
+			}
+			return []float64{float64(h.Answered), float64(h.Memory) / float64(e.held)}, err
 		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		answered, each = answered.and(round[0]), each.and(round[1])
+	}
+	note := ""
+	switch {
+	case e.heldRounds == 1:
+		note = "Once: BENCH=" + os.Getenv("BENCH") + " has one round."
+	case len(each[0]) == 1:
+		note = fmt.Sprintf("Once: there was no time for more in %s.", e.heldTime)
+	}
+	e.compare(b, c, name+": answered", "", answered, note)
+	if base := c.find(bare()); base >= 0 {
+		e.memory(b, c, name+": memory of each on the node", note, each, base)
+	} else {
+		fmt.Printf("%s: memory of each is left out: what client and backend hold is not known without %q\n", name, bare())
+	}
+	leftOut(b, c, name)
+}
+
+// memory records what each subject holds more than one that has nothing on the node, in the same
+// round.
+func (e established) memory(b *testing.B, c *Comparison, name, note string, s Series, base int) {
+	b.Helper()
+	note = "Caches of the kernel for followed flows and sockets, and resident memory of proxies; less what client and backend take. " + note
+	for i, l := range c.All {
+		if i == base || !c.In(i) {
+			continue
+		}
+		var values []float64
+		for round, each := range s.Medians(i) {
+			values = append(values, each-s[base][round][0])
+		}
+		e.record(b, figure.Figure{Name: name, Subject: l.Name, Unit: "B", Values: values, Note: strings.TrimSpace(note)})
 	}
 }
 
@@ -317,7 +377,7 @@ func testEstablished(t *testing.T, subject Subject) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Send(3 * chunk); err != nil {
+	if err := s.Send(3 * window); err != nil {
 		t.Error(err)
 	}
 	r, err := NewRequests(l, 4)
@@ -351,12 +411,4 @@ func testEstablished(t *testing.T, subject Subject) {
 	if err := errors.Join(l.arrived(2*flows), l.assured(flows), d.Close()); err != nil {
 		t.Error(err)
 	}
-}
-
-func ratios(a, b []float64) []float64 {
-	out := make([]float64, len(a))
-	for i := range a {
-		out[i] = a[i] / b[i]
-	}
-	return out
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,9 +25,13 @@ type Held struct {
 // Hold opens connections, from many addresses of the client, asks on each of them, and resets
 // them. Workers hold them, as many as files can be open in one process: TestMain starts Work.
 func Hold(l *Loaded, count int) (_ Held, err error) {
-	each, err := perProcess(0)
+	limit, err := files()
 	if err != nil {
 		return Held{}, err
+	}
+	each := perProcess(limit, 0)
+	if each == 0 {
+		return Held{}, &Unavailable{fmt.Sprintf("a process may have only %d files open here (RLIMIT_NOFILE)", limit)}
 	}
 	var workers []*worker
 	defer func() {
@@ -46,7 +51,7 @@ func Hold(l *Loaded, count int) (_ Held, err error) {
 		}
 		workers = append(workers, w)
 		if _, err := w.answer(); err != nil {
-			return Held{}, fmt.Errorf("%s: %w", l.Name, err)
+			return Held{}, err
 		}
 	}
 	after, err := memory(l.Proxies)
@@ -58,7 +63,7 @@ func Hold(l *Loaded, count int) (_ Held, err error) {
 		n, err := w.ask()
 		h.Answered += n
 		if err != nil {
-			return h, fmt.Errorf("%s: after %d answers: %w", l.Name, h.Answered, err)
+			return h, fmt.Errorf("after %d answers: %w", h.Answered, err)
 		}
 	}
 	return h, nil
@@ -87,13 +92,48 @@ func (p pair) ask() error {
 	return nil
 }
 
-// perProcess is how many connections a process can hold both ends of, a multiple of the
-// batch; besides it has as many other files open.
-func perProcess(others int) (int, error) {
-	const own = 500
+// files is how many files this process, and each that it starts from then on, may have open: as
+// many as the kernel lets any process have, where there is the right to raise the limit.
+var files = sync.OnceValues(func() (int, error) {
 	var limit unix.Rlimit
-	err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
-	return (int(min(limit.Max, 1<<20)) - own - others) / 2 / batch * batch, err
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, err
+	}
+	text, err := os.ReadFile("/proc/sys/fs/nr_open")
+	if err != nil {
+		return 0, err
+	}
+	most, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	if most > limit.Max {
+		err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: most, Max: most})
+		if err == nil || !errors.Is(err, unix.EPERM) {
+			return int(most), err
+		}
+	}
+	limit.Cur = min(most, limit.Max)
+	return int(limit.Cur), unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+})
+
+// perProcess is how many connections a process can hold both ends of that may have a number of
+// files open, a multiple of the batch; besides it has as many other files open.
+func perProcess(files, others int) int {
+	const own = 500
+	return max(files-own-others, 0) / 2 / batch * batch
+}
+
+// canHold returns an *Unavailable error if a proxy cannot hold as many connections.
+func (l *Loaded) canHold(count int) error {
+	if !l.Proxy || l.Most >= count {
+		return nil
+	}
+	limit, err := files()
+	if err != nil {
+		return err
+	}
+	return &Unavailable{fmt.Sprintf("it needs two files for each connection, and a process may have %d open here (RLIMIT_NOFILE), which this user cannot raise", limit)}
 }
 
 // trackable returns an *Unavailable error if the kernel follows fewer flows than count in a

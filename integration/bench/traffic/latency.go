@@ -35,8 +35,8 @@ func NewRequests(l *Loaded, count int) (*Requests, error) {
 	for _, fd := range p.clients {
 		r.at[int32(fd)] = &questions{}
 	}
-	if r.clients, err = poll(p.clients); err == nil {
-		r.servers, err = poll(p.servers)
+	if r.clients, err = poll(interest{p.clients, unix.EPOLLIN}); err == nil {
+		r.servers, err = poll(interest{p.servers, unix.EPOLLIN})
 	}
 	if err != nil {
 		return nil, errors.Join(err, r.Close())
@@ -44,14 +44,24 @@ func NewRequests(l *Loaded, count int) (*Requests, error) {
 	return r, nil
 }
 
-func poll(fds []int) (int, error) {
+// interest is in an event of some files.
+type interest struct {
+	fds   []int
+	event uint32
+}
+
+// poll returns an epoll for what is of interest. The caller closes it, after an error, too, unless
+// it is negative.
+func poll(what ...interest) (int, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return -1, err
 	}
-	for _, fd := range fds {
-		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
-		err = errors.Join(err, unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &event))
+	for _, w := range what {
+		for _, fd := range w.fds {
+			event := unix.EpollEvent{Events: w.event, Fd: int32(fd)}
+			err = errors.Join(err, unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &event))
+		}
 	}
 	return epoll, err
 }
@@ -148,9 +158,12 @@ func (q *questions) read(fd int32, took []time.Duration) ([]time.Duration, error
 }
 
 // Close resets the connections.
-func (r *Requests) Close() error {
-	err := r.close()
-	for _, fd := range []int{r.clients, r.servers} {
+func (r *Requests) Close() error { return errors.Join(r.close(), closeAll(r.clients, r.servers)) }
+
+// closeAll closes the files that there are.
+func closeAll(fds ...int) error {
+	var err error
+	for _, fd := range fds {
 		if fd >= 0 {
 			err = errors.Join(err, unix.Close(fd))
 		}

@@ -20,5 +20,14 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	netns.Main(m)
+	remove, err := temporary()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if os.Getenv(waits) != "" {
+		waitInTemporary()
+		return
+	}
+	netns.Main(m, remove)
 }

@@ -37,34 +37,58 @@ func (l *Loaded) serve() (server *netns.Process, pid int, err error) {
 	if server, err = l.Pods[0].Run(cmd); err != nil {
 		return nil, 0, err
 	}
+	go func() {
+		<-server.Done()
+		if said := server.Stderr(); said != "" { // one that is killed says nothing
+			fmt.Printf("%s: the server has ended: %s", l.Name, said)
+		}
+	}()
 	return server, cmd.Process.Pid, nil
 }
 
 // RunServer reads a byte from each connection, answers it, waits for the end and closes. It
-// returns what keeps it from going on.
+// returns what keeps it from going on, and no signal does: Go's scheduler sends them.
 func RunServer() error {
-	for {
-		fd, _, err := unix.Accept4(serverListener, unix.SOCK_CLOEXEC)
-		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-			continue // nobody came within the patience
+	return quietly(func() error {
+		for {
+			fd, _, err := unix.Accept4(serverListener, unix.SOCK_CLOEXEC)
+			if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+				continue // nobody came within the patience
+			}
+			if err != nil {
+				return fmt.Errorf("accept: %w", err)
+			}
+			if err := errors.Join(answerOne(fd), unix.Close(fd)); err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return fmt.Errorf("accept: %w", err)
-		}
-		if err := errors.Join(answerOne(fd), unix.Close(fd)); err != nil {
-			return err
-		}
-	}
+	})
 }
 
 func answerOne(fd int) error {
-	if err := read(fd, 1); err != nil {
-		return err
+	if err := again(func() error { return read(fd, 1) }); err != nil {
+		return fmt.Errorf("read: %w", err)
 	}
-	if _, err := unix.Write(fd, []byte{1}); err != nil {
+	if err := again(func() error {
+		_, err := unix.Write(fd, []byte{1})
 		return err
+	}); err != nil {
+		return fmt.Errorf("answer: %w", err)
 	}
-	return read(fd, 0)
+	if err := again(func() error { return read(fd, 0) }); err != nil {
+		return fmt.Errorf("read the end: %w", err)
+	}
+	return nil
+}
+
+// again makes a system call until no signal interrupts it: with a time limit the kernel does not
+// start it over itself.
+func again(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // Exchange opens a number of connections one after the other, sends a byte on each, waits
