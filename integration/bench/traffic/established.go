@@ -69,7 +69,8 @@ func answer(socket int) error {
 func (l *Loaded) assured(flows int) error {
 	var followed, silent int
 	for deadline := time.Now().Add(patience * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		out, err := l.Node.Output("conntrack", "-L", "-p", "udp")
+		// Without its summary, which it writes to the other output in the middle of a line.
+		out, err := l.Node.Output("sh", "-c", "conntrack -L -p udp 2>/dev/null")
 		if err != nil {
 			return err
 		}
