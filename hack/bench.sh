@@ -65,14 +65,14 @@ gobench() {
 }
 
 go-benchmarks() {
-	local count=3 time=200ms status=0
-	if [[ $BENCH == quick ]]; then count=1 time=1x; fi
+	local count=3 time=200ms sizes='' status=0
+	if [[ $BENCH == quick ]]; then count=1 time=1x sizes='/=10(00)?$'; fi # to write and parse 10 000 listeners takes a minute
 	if [[ $BENCH == full ]]; then count=9 time=500ms; fi
 	gobench . ./rules -benchmem || status=1
 	gobench 'Build|Statuses|Forward' ./topology -benchmem || status=1
 	gobench Parse ./cluster -benchmem || status=1
 	gobench 'Compile|Diff|Load|Adopt|ReplaceEndpoint$|AddRemoveEndpoint|AddRemoveListener$' ./rules/nftables || status=1
-	gobench 'ColdStart|EndpointChange' ./integration/bench || status=1
+	gobench "(ColdStart|EndpointChange)$sizes" ./integration/bench || status=1
 	if [[ $BENCH != quick ]]; then
 		count=1 time=1x gobench AgentMemory ./integration/bench || status=1
 	fi

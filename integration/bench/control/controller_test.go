@@ -97,7 +97,7 @@ func TestControllerSettles(t *testing.T) {
 		agents           int // that report; 0: there is one, and it does not
 	}
 	for _, s := range effort(
-		[]start{{50, 10, false, 0}, {100, 0, true, 20}},
+		[]start{{20, 10, false, 0}, {50, 0, true, 20}},
 		[]start{{1000, 10, false, 0}, {1000, 0, true, 0}, {1000, 0, true, 100}},
 		[]start{{1000, 10, false, 0}, {5000, 0, true, 0}, {5000, 0, true, 100}},
 	) {

@@ -13,7 +13,7 @@ import (
 // than what the agent takes.
 func TestEventToCommit(t *testing.T) {
 	measures(t)
-	n := effort(200, 1000, 5000)
+	n := effort(150, 1000, 5000)
 	type taken struct {
 		p50, p99 time.Duration
 		work     time.Duration
