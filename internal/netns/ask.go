@@ -146,12 +146,7 @@ func parseRejection(control []byte, target unix.Sockaddr) (Rejection, error) {
 // EchoUDP sends a datagram of a size from an address and port, and returns who
 // answered it. It is an error when the datagram did not come back whole.
 func (n *Namespace) EchoUDP(from, to netip.AddrPort, size int) (Answer, error) {
-	dialer := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(from)}
-	var conn net.Conn
-	err := n.Do(func() (err error) {
-		conn, err = dialer.Dial("udp", to.String())
-		return err
-	})
+	conn, err := n.dialUDP(from, to)
 	if err != nil {
 		return Answer{}, err
 	}

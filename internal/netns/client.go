@@ -210,14 +210,25 @@ func (n *Namespace) askBatch(tally *Tally, to netip.AddrPort, count int) error {
 	})
 }
 
+// dialUDP opens a socket at an address and port. A process that is being started has the
+// sockets that were open until it becomes another program, so that one which was closed may still
+// be in the way.
+func (n *Namespace) dialUDP(from, to netip.AddrPort) (conn net.Conn, err error) {
+	dialer := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(from)}
+	for deadline := time.Now().Add(connectTimeout); ; time.Sleep(time.Millisecond) {
+		err = n.Do(func() error {
+			conn, err = dialer.Dial("udp", to.String())
+			return err
+		})
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) {
+			return conn, err
+		}
+	}
+}
+
 // AskUDP sends one datagram from a given address and port and returns the answer.
 func (n *Namespace) AskUDP(from, to netip.AddrPort) (Answer, error) {
-	dialer := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(from)}
-	var conn net.Conn
-	err := n.Do(func() (err error) {
-		conn, err = dialer.Dial("udp", to.String())
-		return err
-	})
+	conn, err := n.dialUDP(from, to)
 	if err != nil {
 		return Answer{}, err
 	}

@@ -37,15 +37,11 @@ type Stream struct {
 
 // StartStream starts a Stream from an address and port. The caller stops it.
 func (n *Namespace) StartStream(from, to netip.AddrPort, interval time.Duration) (*Stream, error) {
-	s := &Stream{stop: make(chan struct{})}
-	dialer := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(from)}
-	err := n.Do(func() (err error) {
-		s.conn, err = dialer.Dial("udp", to.String())
-		return err
-	})
+	conn, err := n.dialUDP(from, to)
 	if err != nil {
 		return nil, fmt.Errorf("stream from %s in %s: %w", from, n.name, err)
 	}
+	s := &Stream{stop: make(chan struct{}), conn: conn}
 	s.running.Go(func() { s.send(interval) })
 	s.running.Go(s.receive)
 	return s, nil
