@@ -8,7 +8,7 @@ import (
 var (
 	// target matches the header of a chain that elements lead to: to pick one of N
 	// slots, or to draw a refused share first.
-	target = regexp.MustCompile(`^\tchain ((?:random|flow|client)-\d+|draw) \{$`)
+	target = regexp.MustCompile(`^\tchain ((?:wide-)?(?:random|flow|client)-\d+|draw) \{$`)
 	// set matches the header of a set or map.
 	set = regexp.MustCompile(`^\t(?:set|map) (\S+) \{$`)
 )

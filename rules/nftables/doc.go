@@ -17,8 +17,9 @@
 //	     ├─ random-N   slot = random mod N
 //	     ├─ flow-N     slot = hash(saddr . sport) mod N
 //	     ├─ client-N   slot = hash(saddr) mod N, N = rules.ClientSlots
-//	     │     └─ ct mark |= bit, dnat to @slots4[daddr . l4proto . dport . slot],
-//	     │        or, where N > 32, @wideslots4 └─ no such slot: goto refuse
+//	     │     └─ ct mark |= bit, dnat to @slots4[daddr . l4proto . dport . slot]
+//	     │                          └─ no such slot: goto refuse
+//	     ├─ wide-…     the same where N > 32, with @wideslots4
 //	     ├─ draw       random in @refused4: goto refuse; else vmap @drawn4 ─► flow-N, client-N
 //	     └─ refuse     TCP: reset; UDP: drop
 //
@@ -129,7 +130,8 @@
 //     nothing else (TestMisfitIsTold). That nothing of theirs leaves the node is in
 //     integration/netns (TestUnownedIsRefused, TestNothingLateLeaves).
 //   - A table that a release without exclusive addresses made is upgraded without a
-//     refused connection (TestUpgradeRefusesNothing).
+//     refused connection (TestUpgradeRefusesNothing), and so is one with a single map for all
+//     slots (TestUpgradeToTwoMapsRefusesNothing).
 //   - The mark is the configured one, in whatever chain (TestFlowsCarryTheConfiguredMark).
 //   - What the kernel no longer holds is told once (TestResultsNameWhatIsRemoved).
 //   - Without the kernel's features or the right to use them, New says in one

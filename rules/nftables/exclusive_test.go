@@ -230,3 +230,35 @@ func TestWithoutWhatExclusiveLikes(t *testing.T) {
 		})
 	}
 }
+
+// Upgrades from a table with one map for all slots, and back, under traffic to a listener with
+// many: no connection is refused, and no chain or element of the former table is left.
+func TestUpgradeToTwoMapsRefusesNothing(t *testing.T) {
+	ns, c := inNamespace(t)
+	serve(t, ns)
+	f, in := flipping(rand.New(rand.NewPCG(3, 4)))
+	f.Backends[0].Weight, f.Backends[1].Weight = 51, 49
+	s := benchState(200).Apply(map[rules.FrontendKey]*rules.Frontend{frontKey: f}, map[string]string{})
+	withNarrow(rules.MaxSlots, func() { mustProgram(t, newProgrammer(t, c), s) })
+	if got := nft(t, ns, "list", "map", "inet", "portway", "listeners4"); strings.Contains(got, "wide-") {
+		t.Fatalf("the former build has wide chains: %s", got)
+	}
+	testUnderTraffic(t, ns, 2*time.Second, &epochs{wanted: [][servers]bool{in}}, func() {
+		mustProgram(t, newProgrammer(t, c), s)
+		withNarrow(rules.MaxSlots, func() { mustProgram(t, newProgrammer(t, c), s) })
+	})
+	mustProgram(t, newProgrammer(t, c), s)
+	checkKernel(t, c, s)
+}
+
+// withNarrow runs a function with another limit of narrow listeners.
+func withNarrow(slots int, do func()) {
+	set := func(slots int) {
+		narrowSlots = slots
+		chainNames = nameChains()
+		chainIDs = numberChains()
+	}
+	defer set(narrowSlots)
+	set(slots)
+	do()
+}

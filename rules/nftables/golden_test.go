@@ -166,7 +166,7 @@ func elideSlots(listing string) string {
 
 // cutLadder leaves out the chains of the ladder that no element leads to.
 func cutLadder(listing string) string {
-	chain := regexp.MustCompile(`(?ms)^\tchain ((?:random|flow|client)-\d+) \{\n.*?^\t\}\n\n?`)
+	chain := regexp.MustCompile(`(?ms)^\tchain ((?:wide-)?(?:random|flow|client)-\d+) \{\n.*?^\t\}\n\n?`)
 	return chain.ReplaceAllStringFunc(listing, func(block string) string {
 		name := chain.FindStringSubmatch(block)[1]
 		if regexp.MustCompile(`: goto ` + name + `\b`).MatchString(listing) {

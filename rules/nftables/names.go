@@ -149,8 +149,9 @@ const (
 	widths
 )
 
-// narrowSlots is the most slots of a listener that is narrow.
-const narrowSlots = 32
+// narrowSlots is the most slots of a listener that is narrow. Tests make the table of a build
+// with one map only.
+var narrowSlots = 32
 
 func widthOf(slots int) width {
 	if slots <= narrowSlots {
@@ -176,12 +177,19 @@ func (c chainID) width() width {
 func nameChains() []string {
 	names := []string{
 		chainNone: "", chainRefuse: refuseChain, chainDraw: drawChain,
-		chainClient: fmt.Sprintf("client-%d", rules.ClientSlots),
+		chainClient: nameChain("client", rules.ClientSlots),
 	}
 	for _, n := range rungs {
-		names = append(names, fmt.Sprintf("random-%d", n), fmt.Sprintf("flow-%d", n))
+		names = append(names, nameChain("random", n), nameChain("flow", n))
 	}
 	return names
+}
+
+// nameChain names one that picks a slot. Which map it looks up is part of the name, so that
+// one of a former build, which looks up another, is a chain beside it until no listener leads
+// there any more.
+func nameChain(picks string, slots int) string {
+	return fmt.Sprintf("%s%s-%d", [widths]string{wide: "wide-"}[widthOf(slots)], picks, slots)
 }
 
 func numberChains() map[string]chainID {
