@@ -22,7 +22,8 @@ const (
 	progressInterval = time.Second
 	// progressRate is how many Gateways a second are told anew at most. It is a fifth of what
 	// the API is asked by default: where thousands of Gateways wait for thousands of nodes, those of
-	// which there is something to conclude would otherwise wait for those of which there is not.
+	// which there is something to conclude would otherwise wait for those of which there is not. An
+	// error, and what is told first of an edit, is no progress.
 	progressRate = 10
 	// silenceInterval is how often at most it is told anew which agents are silent. All
 	// Gateways name them, so that each time is a write of every Gateway; nodes that are
@@ -62,9 +63,10 @@ type lags struct {
 
 // lag is of one Gateway that some node has not proven.
 type lag struct {
-	since  time.Time
-	told   string // the message of Programmed as last let through
-	toldAt time.Time
+	since      time.Time
+	generation int64  // that told is of
+	told       string // the message of Programmed as last let through
+	toldAt     time.Time
 }
 
 func newLags(tolerance time.Duration, c clock.PassiveClock) *lags {
@@ -106,6 +108,9 @@ func (l *lags) hold(now time.Time, g *topology.Graph, p published, s *topology.S
 		if record == nil {
 			record = &lag{since: now}
 		}
+		if record.generation != desired.ObservedGeneration {
+			record.generation, record.told = desired.ObservedGeneration, ""
+		}
 		lagging[key] = record
 		gateway := g.Gateways[key]
 		old := condition(p.gateway(key).Conditions, programmed)
@@ -127,8 +132,8 @@ func (l *lags) hold(now time.Time, g *topology.Graph, p published, s *topology.S
 }
 
 // tellAnew lets through what is only progress of some Gateways, those first that were
-// told longest ago, and leaves the others what they were told. next is when to look at these
-// again; zero: there are none.
+// told longest ago, and leaves the others what they were told; errors wait for nobody else's
+// progress. next is when to look again at who was left; zero: there are none.
 func (l *lags) tellAnew(now time.Time, keys []types.NamespacedName, g *topology.Graph, s *topology.Statuses) (next time.Time) {
 	slices.SortFunc(keys, func(a, b types.NamespacedName) int {
 		return cmp.Or(l.gateways[a].toldAt.Compare(l.gateways[b].toldAt), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
@@ -138,7 +143,7 @@ func (l *lags) tellAnew(now time.Time, keys []types.NamespacedName, g *topology.
 		desired := condition(status.Conditions, programmed)
 		end := record.toldAt.Add(progressInterval)
 		if !now.Before(end) {
-			if l.progress.TryAccept() {
+			if !topology.ProgressOnly(record.told, desired.Message) || l.progress.TryAccept() {
 				record.told, record.toldAt = desired.Message, now
 				continue
 			}

@@ -246,6 +246,62 @@ func TestProgressOfManyIsToldSeldom(t *testing.T) {
 	}
 }
 
+// TestErrorsWaitForNobodysProgress: while the progress of 100 Gateways takes its turns, the error of
+// one, and what becomes of an edit, are told within a second.
+func TestErrorsWaitForNobodysProgress(t *testing.T) {
+	b := newTestbench(t)
+	var names []string
+	for i := range 6 {
+		names = append(names, fmt.Sprintf("n%d", i))
+		b.join(names[i], fmt.Sprintf("10.0.0.%d", i+1))
+	}
+	for i := range 100 {
+		b.put(testGateway(fmt.Sprintf("g%02d", i), int32(1000+i)))
+	}
+	b.settleAll()
+	second := func() {
+		b.clock.Step(time.Second)
+		b.renew(names...)
+		b.step()
+		b.write()
+		b.sync()
+	}
+	for _, name := range names {
+		b.put(b.report(name, "1:old"))
+	}
+	b.settleAll()
+	second()
+	b.prove("n0", "n1", "n2", "n3")
+	edited := b.gateway("g98")
+	edited.Generation++
+	edited.Spec.Listeners = append(edited.Spec.Listeners, testGateway("g98", 2000).Spec.Listeners...)
+	b.put(edited)
+	report := b.report("n4", "1:old")
+	report.Report.Failing = 1
+	report.Report.Errors = []v1alpha1.GatewayError{{Gateway: "default/g99", Message: "no space"}}
+	b.put(report)
+	second()
+	if got := b.programmed("g99"); got != "False/Pending: 4/6 nodes; waiting for n4 (last error: no space), n5" {
+		t.Errorf("the error: got %s", got)
+	}
+	if got := b.programmed("g98"); got != "False/Pending: 0/6 nodes; waiting for n0, n1, n2 and 3 more" {
+		t.Errorf("the edit: got %s", got)
+	}
+	if c := condition(b.gateway("g98").Status.Conditions, programmed); c.ObservedGeneration != 2 {
+		t.Errorf("the edit: %+v", c)
+	}
+	second()
+	late := 0
+	for i := range 98 {
+		if !strings.HasPrefix(b.programmed(fmt.Sprintf("g%02d", i)), "False/Pending: 4/6") {
+			late++
+		}
+	}
+	if late == 0 {
+		t.Error("nobody's progress had to wait")
+	}
+}
+
 // TestSilenceIsToldOnceInAWhile: agents that are lost one after the other cause two
 // writes of a Gateway for their names, however many they are.
 func TestSilenceIsToldOnceInAWhile(t *testing.T) {

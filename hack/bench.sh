@@ -65,7 +65,7 @@ gobench() {
 }
 
 go-benchmarks() {
-	local count=3 time=200ms sizes='' status=0
+	local count=2 time=200ms sizes='' status=0
 	if [[ $BENCH == quick ]]; then count=1 time=1x sizes='/=10(00)?$'; fi # to write and parse 10 000 listeners takes a minute
 	if [[ $BENCH == full ]]; then count=9 time=500ms; fi
 	gobench . ./rules -benchmem || status=1

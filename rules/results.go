@@ -16,8 +16,9 @@ type Results struct {
 	// Operations counts the changes sent to the kernel; 0 when it already held
 	// this State.
 	Operations int
-	// Sent and Received count the netlink messages that were exchanged, those that begin
-	// and end batches and acknowledgements included. 0 of a backend whose programs do that.
+	// Sent and Received count the netlink messages that were exchanged since the last Results,
+	// looks at what others did included, and those that begin and end batches and acknowledgements.
+	// 0 of a backend whose programs do that.
 	Sent, Received int
 	// Restored: others had deleted or changed what this backend keeps in the kernel,
 	// and it is there again.

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"regexp"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -110,6 +112,27 @@ func (g *Gateway) waitingFor(behind []NodeReport, nodes int) string {
 		waiting += fmt.Sprintf(" and %d more", more)
 	}
 	return fmt.Sprintf("%d/%d nodes; waiting for %s", nodes-len(behind), nodes, waiting)
+}
+
+// ProgressOnly reports whether two messages of Programmed differ in nothing but how many nodes are
+// waited for, and which: neither begins to say anything else, and what nodes say is wrong is the same.
+func ProgressOnly(a, b string) bool {
+	return waiting.MatchString(a) && waiting.MatchString(b) && slices.Equal(problems(a), problems(b))
+}
+
+// waiting is how waitingFor begins.
+var waiting = regexp.MustCompile(`^\d+/\d+ nodes; waiting for `)
+
+// problems returns the errors in what waitingFor says, each once.
+func problems(message string) []string {
+	out := strings.Split(message, " (last error: ")[1:]
+	for i := range out {
+		if end := strings.LastIndex(out[i], ")"); end >= 0 {
+			out[i] = out[i][:end]
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // AgentNotReported says of a node that its agent has not said anything yet.

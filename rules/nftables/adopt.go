@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -258,9 +259,15 @@ func (p *program) checkComment(e rawElement) {
 	}
 }
 
+// former are names that any build may give to chains that pick a slot.
+var former = regexp.MustCompile(`^(wide-)?(random|flow|client)-\d+$`)
+
 func foundChain(name string) chainID {
 	if id, ok := chainIDs[name]; ok && name != "" {
 		return id
+	}
+	if former.MatchString(name) {
+		return chainFormer
 	}
 	return chainForeign
 }

@@ -147,14 +147,16 @@ func (p *pass) settle(pl *plan, holds *program) {
 // tidy deletes what nothing leads to any more, in a commit behind the one that
 // made it so, and for a Frontend that is not committed nothing. What this process
 // knows nothing of stays while the State is partial: something may lead there. So do
-// the members that nobody seems to need while rules are kept that may need them.
+// the members that nobody seems to need, and chains and sets of another build, while rules
+// are kept that may need them.
 func (p *pass) tidy() error {
 	var ops []op
 	for _, pl := range p.sweeps {
 		ops = append(ops, pl.sweep...)
 	}
+	kept := p.state.Partial() || p.keepsAdopted()
 	if !p.state.Partial() {
-		if !p.keepsAdopted() {
+		if !kept {
 			ops = append(ops, p.kernel.members.unused()...)
 		}
 		ops = append(ops, p.kernel.foreign...)
@@ -165,7 +167,7 @@ func (p *pass) tidy() error {
 		sent, err = p.send(ops)
 		p.note(ops[:sent])
 	}
-	if err == nil && !p.state.Partial() {
+	if err == nil && !kept {
 		err = p.flushSteps(p.ctx, p.layout.leftovers(p.kernel.chains, p.kernel.sets))
 	}
 	if err != nil {
@@ -181,12 +183,15 @@ func (p *pass) tidy() error {
 	if p.state.Partial() {
 		return nil
 	}
-	p.kernel.foreign, p.kernel.chains, p.kernel.sets = nil, nil, nil
+	p.kernel.foreign = nil
+	if !kept {
+		p.kernel.chains, p.kernel.sets = nil, nil
+	}
 	return nil
 }
 
-// keepsAdopted reports whether a Frontend keeps rules that were read back: which members
-// they need is not known.
+// keepsAdopted reports whether a Frontend keeps rules that were read back: which members and
+// chains they need is not known.
 func (p *pass) keepsAdopted() bool {
 	for key := range p.pending {
 		if was := p.kernel.programs[key]; was != nil && was.adopted {

@@ -27,12 +27,6 @@ type exchange struct{ sent, received int }
 // envelope are the messages that begin and end a batch, which the kernel does not acknowledge.
 const envelope = 2
 
-// committed counts a batch of so many messages, all of which the kernel acknowledged.
-func (e *exchange) committed(messages int) {
-	e.sent += messages + envelope
-	e.received += messages
-}
-
 // conn is a lasting connection whose batches are known to fit into its buffers.
 type conn struct {
 	*nftables.Conn
@@ -67,27 +61,30 @@ func (c *conn) commit(b *batch) error {
 	if err := c.write(b.bytes); err != nil {
 		return &netlink.OpError{Op: "send", Err: os.NewSyscallError("sendmsg", err)}
 	}
+	c.count.sent += int(b.next-b.first) + envelope
 	for want := b.first; want != b.next; {
 		answers, err := c.raw.Receive() // an OpError, also of the kernel's answer
 		if err != nil {
 			return err
 		}
 		for _, m := range answers {
+			c.count.received++
 			if m.Header.Type != netlink.Error || m.Header.Sequence != want {
 				return fmt.Errorf("answer of type %d to message %d, want the acknowledgement of %d", m.Header.Type, m.Header.Sequence, want)
 			}
 			want++
 		}
 	}
-	c.count.committed(int(b.next - b.first))
 	return nil
 }
 
-// flush sends what the library has encoded, which are so many messages.
+// flush sends what the library has encoded, which are so many messages. What answers there
+// were to a batch that failed the library does not tell.
 func (c *conn) flush(messages int) error {
+	c.count.sent += messages + envelope
 	err := c.Flush()
 	if err == nil {
-		c.count.committed(messages)
+		c.count.received += messages
 	}
 	return err
 }

@@ -251,7 +251,50 @@ func TestUpgradeToTwoMapsRefusesNothing(t *testing.T) {
 	checkKernel(t, c, s)
 }
 
-// withNarrow runs a function with another limit of narrow listeners.
+// An upgrade from a table with one map takes nothing from a listener that cannot be
+// programmed, or of whose endpoints nothing is known yet, and keeps no other from being served.
+func TestUpgradeKeepsWhatItCannotReplace(t *testing.T) {
+	many := &rules.Frontend{Owner: owner("ns/gw", "l", "ns/r"), Backends: []rules.Backend{{Ref: "ns/svc", Weight: 1}}}
+	for i := range 40 {
+		many.Backends[0].Endpoints = append(many.Backends[0].Endpoints, rules.Endpoint{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), 80)})
+	}
+	few := benchFrontend(0, 1, 2)
+	before := rules.NewState(map[rules.FrontendKey]*rules.Frontend{frontKey: many, benchKey(0): few}, nil)
+	for _, test := range []struct {
+		name   string
+		change func(*rules.Frontend)
+		state  func(*rules.State) *rules.State
+	}{
+		{"cannot be programmed", func(f *rules.Frontend) { f.Backends[0].Weight = rules.MaxWeight + 1 }, func(s *rules.State) *rules.State { return s }},
+		{"endpoints are not known yet", func(f *rules.Frontend) { f.Backends[0].Endpoints = nil }, (*rules.State).AsPartial},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ns, c := inNamespace(t)
+			withNarrow(rules.MaxSlots, func() { mustProgram(t, newProgrammer(t, c), before) })
+			broken := *many
+			broken.Backends = slices.Clone(many.Backends)
+			test.change(&broken)
+			after := test.state(rules.NewState(map[rules.FrontendKey]*rules.Frontend{frontKey: &broken, benchKey(0): few}, nil))
+			p := newProgrammer(t, c)
+			for range 3 {
+				if _, err := p.Program(t.Context(), after); err != nil && !strings.Contains(err.Error(), frontKey.String()) {
+					t.Errorf("another error than that of the one Frontend: %v", err)
+				}
+			}
+			if got := p.Stats().ReadBacks; got != 1 {
+				t.Errorf("read back %d times", got)
+			}
+			if got := nft(t, ns, "list", "map", "inet", "portway", "listeners4"); !strings.Contains(got, ": goto random-40") {
+				t.Errorf("the listener lost what it had: %s", got)
+			}
+			mustProgram(t, p, before)
+			checkKernel(t, c, before)
+		})
+	}
+}
+
+// withNarrow runs a function with another limit of narrow listeners, of which there is one for
+// all: its callers are not parallel.
 func withNarrow(slots int, do func()) {
 	set := func(slots int) {
 		narrowSlots = slots

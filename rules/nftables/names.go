@@ -91,7 +91,9 @@ const (
 	chainDraw                  // a part is refused before a slot is picked
 	chainClient                // client-N, the one with rules.ClientSlots
 	chainRung                  // random-N and flow-N, two for each rung of the ladder
-	// chainForeign is what a read-back element leads to when it is no chain of ours.
+	// What a read-back element leads to when it is no chain of ours: one that another build has
+	// for slots, or anything else.
+	chainFormer  chainID = 0xfffe
 	chainForeign chainID = 0xffff
 )
 

@@ -19,9 +19,9 @@ type Programmer struct {
 	query   *query // nil likewise
 	stats   Stats
 	encoder encoder
-	// exchanged is on both connections.
-	exchanged exchange
-	limits    []string // see Limitations
+	// exchanged is on both connections, told what Results have of it.
+	exchanged, told exchange
+	limits          []string // see Limitations
 
 	// kernel is what every acknowledged batch has made of the table. It is true
 	// while synced; a failure ends that and the next pass reads the table back.
@@ -188,7 +188,7 @@ var (
 // looked at between batches; all that was committed until then stays. The maps in
 // the Results are not to be changed: the next call may return the same ones.
 func (p *Programmer) Program(ctx context.Context, state *rules.State) (rules.Results, error) {
-	pass, before := &pass{Programmer: p, ctx: ctx, state: state}, p.exchanged
+	pass := &pass{Programmer: p, ctx: ctx, state: state}
 	err := pass.run()
 	vanished, altered := errors.Is(err, errVanished), errors.Is(err, errAltered)
 	if (vanished || altered) && ctx.Err() == nil {
@@ -203,8 +203,9 @@ func (p *Programmer) Program(ctx context.Context, state *rules.State) (rules.Res
 	}
 	results := rules.Results{
 		Removed: pass.gone(), Operations: pass.operations, Restored: (vanished || altered) && err == nil,
-		Sent: p.exchanged.sent - before.sent, Received: p.exchanged.received - before.received,
+		Sent: p.exchanged.sent - p.told.sent, Received: p.exchanged.received - p.told.received,
 	}
+	p.told = p.exchanged
 	results.Errors = p.gatewayErrors(state, err)
 	results.Committed = p.proven(state, results.Errors)
 	if err == nil {

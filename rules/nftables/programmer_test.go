@@ -110,11 +110,22 @@ func TestTouchesOnlyTheDifference(t *testing.T) {
 
 // TestMessagesAreCounted: the numbers are what strace(1) shows of both sockets.
 func TestMessagesAreCounted(t *testing.T) {
-	_, c := inNamespace(t)
+	ns, c := inNamespace(t)
 	p := newProgrammer(t, c)
 	k := key("192.0.2.1 tcp 80")
 	base := benchState(100)
 	mustProgram(t, p, base)
+	mustProgram(t, p, base) // reads the ladder once
+	if results, err := p.Program(t.Context(), base); err != nil || results.Sent != 1 || results.Received != 1 {
+		t.Errorf("nothing to do: sent %d, received %d messages, want 1 and 1: %v", results.Sent, results.Received, err)
+	}
+	nft(t, ns, "add table inet others")
+	if p.Disturbed() {
+		t.Error("disturbed by a table of others")
+	}
+	if results, err := p.Program(t.Context(), base); err != nil || results.Sent < 10 || results.Received < results.Sent {
+		t.Errorf("after a look: sent %d, received %d messages, want more than ten: %v", results.Sent, results.Received, err)
+	}
 	for _, step := range []struct {
 		name           string
 		f              *rules.Frontend

@@ -12,7 +12,7 @@ import (
 // TestAgentAtRest: what an agent that has nothing to do takes, and what it took to get there.
 func TestAgentAtRest(t *testing.T) {
 	measures(t)
-	for _, s := range effort([]site{{10_000, 10}}, []site{{100, 10}, {10_000, 10}}, []site{{100, 10}, {1000, 10}, {10_000, 1}, {10_000, 10}}) {
+	for _, s := range effort([]site{{10_000, 10}}, []site{{10_000, 10}}, []site{{100, 10}, {1000, 10}, {10_000, 1}, {10_000, 10}}) {
 		b := startAgent(t, s)
 		loading := b.agent.cpu(t)
 		fig := func(name, unit string, value float64, aim *figure.Aim, note string) {
