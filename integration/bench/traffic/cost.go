@@ -3,11 +3,8 @@ package traffic
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/vishvananda/netlink"
-
-	"github.com/portway-dev/portway/rules"
 )
 
 // Costs are processor time per flow, in ns: by subject the median of each round; and by two
@@ -88,9 +85,8 @@ func rounds(all []*Loaded, count int, measure func(round int) ([][]float64, erro
 }
 
 // spread returns an error unless the node follows as many flows, and they have gone to a number of
-// listeners' endpoints and not to a few of them: half of them at least, as endpoints are drawn. Of
-// TCP connections a tenth may have had the port of one before (tcp_tw_reuse), and its flow.
-func (l *Loaded) spread(flows, listeners int) error {
+// listeners' endpoints and not to a few of them: half of them at least, as endpoints are drawn.
+func (l *Loaded) spread(least, most, listeners int) error {
 	followed, endpoints, err := l.followed()
 	if err != nil || l.Proxy || l.untracked {
 		return err
@@ -99,12 +95,8 @@ func (l *Loaded) spread(flows, listeners int) error {
 	if l.Name != StaticDNAT {
 		wanted = min(pods, min(listeners, l.Listeners)*l.Endpoints)
 	}
-	least := flows
-	if slices.Contains(l.protocols, rules.TCP) {
-		least -= flows / 10
-	}
-	if followed < least || followed > flows || endpoints > wanted || endpoints < (wanted+1)/2 {
-		return fmt.Errorf("the node follows %d flows to %d endpoints, want %d to %d", followed, endpoints, flows, wanted)
+	if followed < least || followed > most || endpoints > wanted || endpoints < (wanted+1)/2 {
+		return fmt.Errorf("the node follows %d flows to %d endpoints, want %d … %d to %d", followed, endpoints, least, most, wanted)
 	}
 	return nil
 }

@@ -116,7 +116,7 @@ func (l *Loaded) objects() []apisim.Object {
 		}
 		for _, served := range l.protocols {
 			protocol := corev1.Protocol(strings.ToUpper(served.String()))
-			port := strings.ToLower(served.String())
+			port := served.String()
 			service.Spec.Ports = append(service.Spec.Ports, corev1.ServicePort{Name: port, Protocol: protocol, Port: int32(at.Port())})
 			slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &port, Protocol: &protocol, Port: ptr.To[int32](endpointPort)})
 		}

@@ -57,11 +57,11 @@ func testSubject(t *testing.T, subject Subject) {
 	if got, _, err := l.followed(); err != nil || got != flows {
 		t.Errorf("the node follows %d flows, want %d: %v", got, flows, err)
 	}
-	if err := l.spread(flows, 3); err != nil {
+	if err := l.spread(flows, flows, 3); err != nil {
 		t.Error(err)
 	}
-	if err := l.spread(flows*2, 3); err == nil && flows > 0 {
-		t.Error("flows that are not there were not missed")
+	if err := l.spread(flows+1, flows+1, 3); err == nil && flows > 0 {
+		t.Error("a flow that is not there was not missed")
 	}
 	before, err := clock.Now(l.Proxies...)
 	if err != nil {
