@@ -66,7 +66,7 @@ func RunServer() error {
 }
 
 func answerOne(fd int) error {
-	if err := again(func() error { return read(fd, 1) }); err != nil {
+	if err := read(fd, 1); err != nil {
 		return fmt.Errorf("read: %w", err)
 	}
 	if err := again(func() error {
@@ -75,7 +75,7 @@ func answerOne(fd int) error {
 	}); err != nil {
 		return fmt.Errorf("answer: %w", err)
 	}
-	if err := again(func() error { return read(fd, 0) }); err != nil {
+	if err := read(fd, 0); err != nil {
 		return fmt.Errorf("read the end: %w", err)
 	}
 	return nil

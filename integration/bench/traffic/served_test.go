@@ -10,9 +10,9 @@ import (
 	"github.com/portway-dev/portway/internal/netns"
 )
 
-// TestServerIgnoresSignals: those of Go's scheduler come while a connection waits, and interrupt
-// system calls that have a time limit.
-func TestServerIgnoresSignals(t *testing.T) {
+// TestNobodyMindsSignals: those of Go's scheduler come while a connection waits, at the server or
+// at the client, and interrupt system calls that have a time limit.
+func TestNobodyMindsSignals(t *testing.T) {
 	netns.Require(t)
 	l, err := Subjects()[0].Load(Size{Listeners: 1, Endpoints: 1}, 0)
 	if err != nil {
@@ -30,17 +30,21 @@ func TestServerIgnoresSignals(t *testing.T) {
 	defer server.Kill()
 	done := make(chan struct{})
 	var signals sync.WaitGroup
-	signals.Go(func() {
-		for {
-			select {
-			case <-done:
-				return
-			default:
-				_ = unix.Tgkill(pid, pid, syscall.SIGURG) // the test says if it is gone
+	err = l.Client.Do(func() error {
+		client := unix.Gettid()
+		signals.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					_ = unix.Tgkill(pid, pid, syscall.SIGURG) // the test says if it is gone
+					_ = unix.Tgkill(unix.Getpid(), client, syscall.SIGURG)
+				}
 			}
-		}
+		})
+		return NewConnections(l.Site, true).Exchange(1000)
 	})
-	err = l.Client.Do(func() error { return NewConnections(l.Site, true).Exchange(1000) })
 	close(done)
 	signals.Wait()
 	if err != nil {

@@ -93,17 +93,23 @@ func (c *Connections) connectOne() (fd int, to netip.AddrPort, err error) {
 	); err != nil {
 		return fd, to, err
 	}
-	if err := unix.Connect(fd, sockaddr(to)); err != nil {
+	// Called again after a signal, connect waits for what it has begun.
+	if err := again(func() error { return unix.Connect(fd, sockaddr(to)) }); err != nil {
 		return fd, to, fmt.Errorf("connect: %w", err)
 	}
-	_, err = unix.Write(fd, []byte{1})
-	return fd, to, err
+	return fd, to, again(func() error {
+		_, err := unix.Write(fd, []byte{1})
+		return err
+	})
 }
 
 func (c *Connections) accept() error {
 	for range len(c.clients) {
-		fd, _, err := unix.Accept4(c.site.listener, unix.SOCK_CLOEXEC)
-		if err != nil {
+		fd := -1
+		if err := again(func() (err error) {
+			fd, _, err = unix.Accept4(c.site.listener, unix.SOCK_CLOEXEC)
+			return err
+		}); err != nil {
 			return fmt.Errorf("accept: %w", err)
 		}
 		c.servers = append(c.servers, fd)
@@ -117,7 +123,11 @@ func (c *Connections) accept() error {
 // read reads what must be there.
 func read(fd, want int) error {
 	var buffer [16]byte
-	n, err := unix.Read(fd, buffer[:])
+	n := 0
+	err := again(func() (err error) {
+		n, err = unix.Read(fd, buffer[:])
+		return err
+	})
 	if err == nil && n != want {
 		err = fmt.Errorf("%d bytes, want %d", n, want)
 	}
