@@ -214,7 +214,11 @@ func (s *Streams) wait(sending bool) error {
 		epoll = s.both
 	}
 	var events [1]unix.EpollEvent
-	n, err := unix.EpollWait(epoll, events[:], patience*1000)
+	n := 0
+	err := again(func() (err error) {
+		n, err = unix.EpollWait(epoll, events[:], patience*1000)
+		return err
+	})
 	if err == nil && n == 0 {
 		err = fmt.Errorf("nothing happened for %d s", patience)
 	}

@@ -56,8 +56,12 @@ add rule netdev silent c meta l4proto udp drop`
 func answer(socket int) error {
 	var buffer [ethernet + ipv4 + udp + payload]byte
 	var control [64]byte
-	n, size, _, from, err := unix.Recvmsg(socket, buffer[:], control[:], 0)
-	if err != nil {
+	var n, size int
+	var from unix.Sockaddr
+	if err := again(func() (err error) {
+		n, size, _, from, err = unix.Recvmsg(socket, buffer[:], control[:], 0)
+		return err
+	}); err != nil {
 		return fmt.Errorf("receive at the backend: %w", err)
 	}
 	return unix.Sendmsg(socket, buffer[:n], control[:size], from, 0)
