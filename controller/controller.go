@@ -37,6 +37,8 @@ type controller struct {
 	silence  silence
 	waits    map[types.NamespacedName]*wait
 	lagsNext time.Time // when lags, silence or orphans have to be looked at again
+	owed     bool      // statuses have changed since the last evaluation
+	rested   time.Time // when they lead to another
 
 	term  *term // of the last evaluation, nil: this replica does not lead
 	pools *allocator

@@ -15,24 +15,43 @@ import (
 	"github.com/portway-dev/portway/topology"
 )
 
+const (
+	// restShare is how much longer than it took the controller waits after an evaluation before
+	// statuses alone lead to another: those are its own writes, in the order of 100 a second,
+	// each of which would be evaluated together with the whole cluster.
+	restShare = 3
+	// maxRest bounds that: somebody else may have changed a status.
+	maxRest = 2 * time.Second
+)
+
 // pass finds out what has to be written.
 func (c *controller) pass(ctx context.Context, full bool) error {
 	now := c.clock.Now()
 	update := c.source.Next()
 	decide := c.take(update)
-	written := update.Snapshot != nil // by us, or over what we wrote
+	c.owed = c.owed || update.Snapshot != nil // by us, or over what we wrote
 	roll, moved := c.census.count(now, c.fleet)
 	c.roll = roll
 	due := !c.lagsNext.IsZero() && !now.Before(c.lagsNext)
 	// Most passes are of renewed Leases and say nothing new.
 	term := c.writer.presentTerm()
-	if news := c.writer.unheard.Swap(false); decide || written || moved || full || due || news || term != c.term {
+	news := c.writer.unheard.Swap(false)
+	if decide || moved || full || due || news || term != c.term || c.owed && !now.Before(c.rested) {
+		if c.owed {
+			c.writer.settle(&c.snapshot)
+		}
 		c.term = term
 		c.evaluate(ctx, now, decide)
-		passSeconds.Observe(c.clock.Since(now).Seconds())
+		took := c.clock.Since(now)
+		passSeconds.Observe(took.Seconds())
+		c.owed, c.rested = false, now.Add(took+min(restShare*took, maxRest))
 	}
 	c.tellSilent(ctx, now)
-	c.setAlarm(now, earliest(c.lagsNext, roll.next))
+	next := earliest(c.lagsNext, roll.next)
+	if c.owed {
+		next = earliest(next, c.rested)
+	}
+	c.setAlarm(now, next)
 	c.health.passed()
 	return nil
 }
@@ -46,7 +65,6 @@ func (c *controller) take(update cluster.Update) (decide bool) {
 		assigned := c.snapshot.Addresses
 		c.snapshot = *update.Snapshot
 		c.snapshot.Addresses = assigned
-		c.writer.settle(&c.snapshot)
 	}
 	decide = update.Snapshot != nil && !update.StatusOnly || c.partial != update.Partial
 	c.partial = update.Partial
