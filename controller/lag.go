@@ -67,6 +67,18 @@ type lag struct {
 	generation int64  // that told is of
 	told       string // the message of Programmed as last let through
 	toldAt     time.Time
+	waiting    *topology.Waiting // what it said; nil: it did not wait for nodes
+}
+
+// tell lets a message through.
+func (l *lag) tell(now time.Time, message string, waiting *topology.Waiting) {
+	l.told, l.toldAt, l.waiting = message, now, waiting
+}
+
+// progress reports whether what there is to tell differs from what was told in nothing but how
+// many nodes are waited for, and which.
+func (l *lag) progress(waiting *topology.Waiting) bool {
+	return l.waiting != nil && waiting != nil && slices.Equal(l.waiting.Problems, waiting.Problems)
 }
 
 func newLags(tolerance time.Duration, c clock.PassiveClock) *lags {
@@ -122,7 +134,7 @@ func (l *lags) hold(now time.Time, g *topology.Graph, p published, s *topology.S
 		}
 		switch {
 		case record.told == "":
-			record.told, record.toldAt = desired.Message, now
+			record.tell(now, desired.Message, s.Waiting[key])
 		case record.told != desired.Message:
 			anew = append(anew, key)
 		}
@@ -143,8 +155,8 @@ func (l *lags) tellAnew(now time.Time, keys []types.NamespacedName, g *topology.
 		desired := condition(status.Conditions, programmed)
 		end := record.toldAt.Add(progressInterval)
 		if !now.Before(end) {
-			if !topology.ProgressOnly(record.told, desired.Message) || l.progress.TryAccept() {
-				record.told, record.toldAt = desired.Message, now
+			if !record.progress(s.Waiting[key]) || l.progress.TryAccept() {
+				record.tell(now, desired.Message, s.Waiting[key])
 				continue
 			}
 			end = now.Add(progressInterval)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -97,42 +96,24 @@ func withHint(message, hint string) string {
 }
 
 // waitingFor reads "3/5 nodes; waiting for node-b (last error: …), node-d".
-func (g *Gateway) waitingFor(behind []NodeReport, nodes int) string {
+func (g *Gateway) waitingFor(behind []NodeReport, nodes int) (string, *Waiting) {
 	const shown, errorLength = 3, 256
-	names := make([]string, min(len(behind), shown))
+	names, problems := make([]string, min(len(behind), shown)), []string(nil)
 	for i := range names {
 		node := &behind[i]
 		names[i] = node.Node
 		if problem := cmp.Or(node.Unheard, node.Errors[g.Key]); problem != "" {
-			names[i] += fmt.Sprintf(" (last error: %s)", truncate(problem, errorLength))
+			problem = truncate(problem, errorLength)
+			problems = append(problems, problem)
+			names[i] += fmt.Sprintf(" (last error: %s)", problem)
 		}
 	}
+	slices.Sort(problems)
 	waiting := strings.Join(names, ", ")
 	if more := len(behind) - shown; more > 0 {
 		waiting += fmt.Sprintf(" and %d more", more)
 	}
-	return fmt.Sprintf("%d/%d nodes; waiting for %s", nodes-len(behind), nodes, waiting)
-}
-
-// ProgressOnly reports whether two messages of Programmed differ in nothing but how many nodes are
-// waited for, and which: neither begins to say anything else, and what nodes say is wrong is the same.
-func ProgressOnly(a, b string) bool {
-	return waiting.MatchString(a) && waiting.MatchString(b) && slices.Equal(problems(a), problems(b))
-}
-
-// waiting is how waitingFor begins.
-var waiting = regexp.MustCompile(`^\d+/\d+ nodes; waiting for `)
-
-// problems returns the errors in what waitingFor says, each once.
-func problems(message string) []string {
-	out := strings.Split(message, " (last error: ")[1:]
-	for i := range out {
-		if end := strings.LastIndex(out[i], ")"); end >= 0 {
-			out[i] = out[i][:end]
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return fmt.Sprintf("%d/%d nodes; waiting for %s", nodes-len(behind), nodes, waiting), &Waiting{slices.Compact(problems)}
 }
 
 // AgentNotReported says of a node that its agent has not said anything yet.

@@ -54,29 +54,49 @@ func (f *fleet) behind(g *Gateway) []NodeReport {
 	return behind
 }
 
-// programmed judges a Gateway by what the nodes have proven. What the Gateway
-// itself lacks comes first, since no node could help. The digest decides and not
-// the generation: an edited route moves the one without the other.
-func (g *Gateway) programmed(f fleet) Condition {
-	switch {
-	case !g.Accepted:
-		return gatewayNotProgrammed(gatewayv1.GatewayReasonInvalid, "the Gateway is not accepted")
-	case g.assigned && g.unusableAddress() >= 0:
-		return gatewayNotProgrammed(gatewayv1.GatewayReasonAddressNotUsable, g.addressNotUsable(g.unusableAddress()))
-	case f.NotEvaluated:
-		return newCondition(gatewayv1.GatewayConditionProgrammed, metav1.ConditionUnknown, gatewayv1.GatewayReasonPending, messageNotEvaluated)
-	case len(f.Nodes) == 0:
-		return gatewayNotProgrammed(gatewayv1.GatewayReasonNoResources, "no ready node runs an agent; deploy portway-agent")
-	case g.lacksAddress():
-		return gatewayNotProgrammed(gatewayv1.GatewayReasonAddressNotAssigned, g.addressNotAssigned())
+// Waiting is what Programmed says of the nodes that a Gateway waits for, but which and how many
+// they are.
+type Waiting struct {
+	// Problems are the errors it names, sorted, each once.
+	Problems []string
+}
+
+// programmed judges a Gateway by what the nodes have proven. The digest decides and not
+// the generation: an edited route moves the one without the other. Waiting is nil
+// unless it waits for nodes.
+func (g *Gateway) programmed(f fleet) (Condition, *Waiting) {
+	if reason, message := g.hindered(f); reason != "" {
+		return gatewayNotProgrammed(reason, message), nil
 	}
-	if l := g.unserved(); l != nil {
-		return gatewayNotProgrammed(gatewayv1.GatewayReasonPending, g.portNotServed(l))
+	if f.NotEvaluated {
+		return newCondition(gatewayv1.GatewayConditionProgrammed, metav1.ConditionUnknown, gatewayv1.GatewayReasonPending, messageNotEvaluated), nil
 	}
 	if behind := f.behind(g); len(behind) > 0 {
-		return gatewayNotProgrammed(gatewayv1.GatewayReasonPending, g.waitingFor(behind, len(f.Nodes)))
+		message, waiting := g.waitingFor(behind, len(f.Nodes))
+		return gatewayNotProgrammed(gatewayv1.GatewayReasonPending, message), waiting
 	}
-	return newCondition(gatewayv1.GatewayConditionProgrammed, metav1.ConditionTrue, gatewayv1.GatewayReasonProgrammed, everyNodeServes(f.Silent))
+	return newCondition(gatewayv1.GatewayConditionProgrammed, metav1.ConditionTrue, gatewayv1.GatewayReasonProgrammed, everyNodeServes(f.Silent)), nil
+}
+
+// hindered returns why a Gateway cannot be programmed whatever the nodes prove, an empty
+// reason if it can.
+func (g *Gateway) hindered(f fleet) (reason gatewayv1.GatewayConditionReason, message string) {
+	switch {
+	case !g.Accepted:
+		return gatewayv1.GatewayReasonInvalid, "the Gateway is not accepted"
+	case g.assigned && g.unusableAddress() >= 0:
+		return gatewayv1.GatewayReasonAddressNotUsable, g.addressNotUsable(g.unusableAddress())
+	case f.NotEvaluated:
+		return "", ""
+	case len(f.Nodes) == 0:
+		return gatewayv1.GatewayReasonNoResources, "no ready node runs an agent; deploy portway-agent"
+	case g.lacksAddress():
+		return gatewayv1.GatewayReasonAddressNotAssigned, g.addressNotAssigned()
+	}
+	if l := g.unserved(); l != nil {
+		return gatewayv1.GatewayReasonPending, g.portNotServed(l)
+	}
+	return "", ""
 }
 
 // programmed derives a set's condition from its own and its Gateway's.

@@ -77,6 +77,8 @@ type Statuses struct {
 	// AddressPools are all of them. What they retain is said of the Gateways that the
 	// Graph has: it must not be written while some could not be read.
 	AddressPools map[string]v1alpha1.AddressPoolStatus
+	// Waiting are the Gateways that wait for nodes.
+	Waiting map[types.NamespacedName]*Waiting
 }
 
 // maxStatusAddresses is MaxItems of GatewayStatus.Addresses.
@@ -91,6 +93,7 @@ func (g *Graph) Statuses(r Reports) Statuses {
 		ListenerSets:   make(map[types.NamespacedName]gatewayv1.ListenerSetStatus, len(g.ListenerSets)),
 		Routes:         make(map[RouteKey]gatewayv1.RouteStatus, len(g.Routes)),
 		AddressPools:   make(map[string]v1alpha1.AddressPoolStatus, len(g.Pools)),
+		Waiting:        map[types.NamespacedName]*Waiting{},
 	}
 	for name, pool := range g.Pools {
 		s.AddressPools[name] = pool.status(g.Uses[name])
@@ -103,7 +106,10 @@ func (g *Graph) Statuses(r Reports) Statuses {
 	}
 	fleet, findings, announcers := newFleet(r), newFindings(r.Nodes), newAnnouncers(r)
 	for key, gateway := range g.Gateways {
-		programmed := gateway.programmed(fleet)
+		programmed, waiting := gateway.programmed(fleet)
+		if waiting != nil {
+			s.Waiting[key] = waiting
+		}
 		s.Gateways[key] = gateway.status(programmed, findings, announcers.ofGateway(gateway))
 		for _, set := range gateway.sets {
 			s.ListenerSets[set.Key] = set.status(programmed, findings)
