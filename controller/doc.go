@@ -19,6 +19,9 @@
 //
 //   - A second pass over what the first one wrote writes nothing
 //     (TestSecondPassWritesNothing).
+//   - What it wrote comes back and is evaluated after a rest only, so that it has time to write: a
+//     status that somebody else changed is put right two seconds later at most, beside what an
+//     evaluation takes; nothing else waits (TestOwnWritesLeaveTimeToWrite).
 //   - Conditions and status.parents entries of others stay as they are
 //     (TestForeignConditionsStay, TestForeignParentsStay).
 //   - lastTransitionTime moves with the status and with nothing else

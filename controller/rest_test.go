@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -22,7 +23,8 @@ func (c *slowClock) Since(at time.Time) time.Duration {
 }
 
 // TestOwnWritesLeaveTimeToWrite: what the controller writes comes back as news, and an evaluation of
-// everything for each of them would take the processors from the writes; an edit waits for nothing.
+// everything for each of them would take the processors from the writes; edits, nodes and
+// failures wait for nothing.
 func TestOwnWritesLeaveTimeToWrite(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -73,6 +75,13 @@ func TestOwnWritesLeaveTimeToWrite(t *testing.T) {
 				b.write()
 				b.sync()
 				evaluations("another write", 0)
+				b.join(fmt.Sprint("new-", generation), fmt.Sprint("192.0.2.", 10+generation))
+				evaluations("another node", 1)
+				b.write()
+				b.sync()
+				evaluations("its write", 0)
+				b.writer.unheard.Store(true)
+				evaluations("a failure", 1)
 			}
 			slow.took = 0
 			b.clock.Step(test.rest)

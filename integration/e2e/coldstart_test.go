@@ -49,7 +49,7 @@ func coldStart(t *testing.T, c *Cluster, listeners int) { //nolint:thelper // a 
 		limit  = 10 * time.Minute
 		ratio  = 1.1
 		memory = 300 << 20
-		calm   = 3 * time.Second
+		calm   = 5 * time.Second // longer than the controller rests
 	)
 	s := c.space(t, "scale")
 	s.kubectl(t, "scale", "-n", System, "deployment/portway-controller", "--replicas=0")

@@ -126,7 +126,7 @@ func TestControllerSettles(t *testing.T) {
 			if now := statusWrites(api); now != written {
 				written, last = now, time.Since(began)
 			}
-			if settled(t, api, s.gateways, s.agents > 0) && written >= all && time.Since(began)-last > 3*time.Second {
+			if settled(t, api, s.gateways, s.agents > 0) && written >= all && time.Since(began)-last > 5*time.Second {
 				break
 			}
 			if time.Since(began) > until {

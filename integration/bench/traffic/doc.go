@@ -24,6 +24,6 @@
 //   - A subject that fails is out of the comparison, and the others go on (TestComparisonGoesOn).
 //   - A proxy that cannot hold as many connections as the others is not measured with fewer
 //     (TestCanHold).
-//   - No signal ends a server (TestServerIgnoresSignals), and none that ends a run leaves
+//   - No signal ends a server (TestNobodyMindsSignals), and none that ends a run leaves
 //     temporary directories (TestInterruptRemoves, TestSweep).
 package traffic

@@ -60,7 +60,7 @@ func (e established) subjects(b *testing.B) []Subject {
 	if err != nil {
 		b.Fatal(err)
 	}
-	return slices.DeleteFunc(append(Subjects(), bufferedNginx()), func(s Subject) bool {
+	return slices.DeleteFunc(slices.Concat(Subjects(), forThroughput()), func(s Subject) bool {
 		return !match.MatchString(s.Name) && !slices.Contains(everywhere, s.Name) && s.Name != bare()
 	})
 }
@@ -94,10 +94,11 @@ func BenchmarkEstablished(b *testing.B) {
 			}
 		}
 	}()
-	// What a part of our rules, or one endpoint, takes is seen in bulk and small, and what large
-	// buffers do in bulk.
+	// What a part of our rules, or one endpoint, takes is seen in bulk and small, and what a
+	// proxy's settings for throughput do in bulk.
 	whole := slices.DeleteFunc(slices.Clone(all), func(l *Loaded) bool {
-		return strings.HasPrefix(l.Name, Ours+" without ") || slices.Contains([]string{OneEndpoint, bufferedNginx().Name}, l.Name)
+		return strings.HasPrefix(l.Name, Ours+" without ") || l.Name == OneEndpoint ||
+			slices.ContainsFunc(forThroughput(), func(s Subject) bool { return s.Name == l.Name })
 	})
 	for _, part := range []struct {
 		name    string

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -169,8 +170,8 @@ func awaitRules(node *netns.Namespace, process *netns.Process) error {
 }
 
 // kubeProxyProgram returns the path of kube-proxy: that of the cluster lab if it is built
-// already, or else one that is built now, which takes minutes the first time.
-func kubeProxyProgram() (string, error) {
+// already, or else one that is built now, once for all modes, which takes minutes the first time.
+var kubeProxyProgram = sync.OnceValues(func() (string, error) {
 	base, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
@@ -195,4 +196,4 @@ func kubeProxyProgram() (string, error) {
 		return "", &Unavailable{fmt.Sprintf("kube-proxy cannot be built from integration/lab/kube: %v: %s", err, out)}
 	}
 	return program, nil
-}
+})

@@ -2,6 +2,7 @@ package traffic
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,7 +14,7 @@ import (
 // build, is left to the measurement, which looks, too.
 func TestSubjects(t *testing.T) {
 	netns.Require(t)
-	for _, subject := range Subjects() {
+	for _, subject := range slices.Concat(Subjects(), forThroughput()) {
 		if strings.HasPrefix(subject.Name, "kube-proxy") {
 			continue
 		}
