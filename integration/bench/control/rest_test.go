@@ -24,7 +24,7 @@ func TestAgentAtRest(t *testing.T) {
 		fig("agent: start to report of all Gateways", "s", b.took.Seconds(), nil, "from an empty kernel")
 		fig("agent: CPU of its start", "s", loading.Seconds(), nil, "")
 		fig("agent: memory when it has reported", "B", b.agent.memory(t, "VmRSS"), nil, "resident")
-		fig("agent: peak memory", "B", b.agent.memory(t, "VmHWM"), nil, "resident")
+		fig("agent: peak memory", "B", b.agent.memory(t, "VmHWM"), figure.AtMost(120e6), "resident, from its start until it has reported")
 		for stream, n := range b.api.WatchBytes() {
 			if stream == (apisim.Stream{Agent: "portway-agent", Resource: "endpointslices"}) {
 				fig("agent: bytes of EndpointSlices that it reads at its start", "B", float64(n), nil, "without TLS")

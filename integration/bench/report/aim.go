@@ -54,6 +54,7 @@ func aimed() []figure.Figure {
 	want("1 000 changes per second: CPU of the agent", ours, "cores", figure.AtMost(0.5), most)
 	want("1 000 changes per second: flows refused or lost", ours, "", figure.AtMost(0), most)
 	section = figure.ControlPath
+	want("agent: peak memory", ours, "B", figure.AtMost(120e6), most)
 	want("agent: memory at rest", ours, "B", figure.AtMost(120e6), most)
 	want("agent: CPU at rest", ours, "cores", figure.AtMost(0.005), most)
 	want("one endpoint: event to commit, p50", ours, "s", figure.AtMost(0.001), most)
