@@ -3,14 +3,33 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/portway-dev/portway/integration/bench/figure"
 )
 
 // Names that several aims have in common; the measurements record them.
 const (
-	newUDP  = "UDP, every packet a new flow"
-	connect = "TCP connect, 1 byte, close"
+	newUDP        = "UDP, every packet a new flow"
+	connect       = "TCP connect, 1 byte, close"
+	bulk          = "TCP bulk, " // before one of bulkStreams
+	coldLoad      = "cold load: time"
+	peakMemory    = "agent: peak memory"
+	memoryAtRest  = "agent: memory at rest"
+	eventToCommit = "one endpoint: event to commit, " // before the quantile
+)
+
+// Subjects that a sentence or an aim compares ours with.
+const (
+	noNAT         = "no NAT, no conntrack"
+	conntrackOnly = "conntrack only"
+	staticDNAT    = "static dnat"
+	kubeProxyNFT  = "kube-proxy nftables"
+)
+
+var (
+	bulkStreams = []string{"1 stream", "4 streams"}
+	proxies     = []string{"haproxy", "nginx stream"}
 )
 
 // aimed are all figures that have an aim, each with its size and whose it is, in the order of
@@ -33,32 +52,32 @@ func aimed() []figure.Figure {
 	want(newUDP+": added over one static dnat", ours, "ns", figure.AtMost(1100), middle)
 	want(newUDP+": added over one static dnat", ours, "ns", figure.AtMost(1700), most)
 	for _, name := range []string{newUDP, connect} {
-		want(name+ratioTo+"kube-proxy nftables", ours, "", figure.AtMost(1), least, middle, most)
+		want(name+ratioTo+kubeProxyNFT, ours, "", figure.AtMost(1), least, middle, most)
 		want(name+ratioTo+"kube-proxy iptables", ours, "", figure.AtMost(1), least, middle)
 	}
 	for _, listeners := range []int{1, 10, 1000, 10_000} {
 		for _, endpoints := range []int{1, 10, 100} {
-			want(connect+ratioTo+"conntrack only, upper 95 % bound", ours, "", figure.AtMost(1.1), size{listeners, endpoints})
+			want(connect+ratioTo+conntrackOnly+", upper 95 % bound", ours, "", figure.AtMost(1.1), size{listeners, endpoints})
 		}
 	}
-	for _, proxy := range []string{"haproxy", "nginx stream"} {
+	for _, proxy := range proxies {
 		want(connect+ratioTo+figure.Ours, proxy, "", figure.AtLeast(1.7), least, middle, most)
 	}
 	section = figure.Established
-	for _, streams := range []string{"1 stream", "4 streams"} {
-		want("TCP bulk, "+streams+ratioTo+"conntrack only", ours, "", figure.AtLeast(0.97), size{100, 10})
+	for _, streams := range bulkStreams {
+		want(bulk+streams+ratioTo+conntrackOnly, ours, "", figure.AtLeast(0.97), size{100, 10})
 	}
 	section = figure.Programming
-	want("cold load: time", ours, "s", figure.AtMost(1), most)
+	want(coldLoad, ours, "s", figure.AtMost(1), most)
 	want("1 000 changes per second: lag, largest", ours, "s", figure.AtMost(0.1), most)
 	want("1 000 changes per second: CPU of the agent", ours, "cores", figure.AtMost(0.5), most)
 	want("1 000 changes per second: flows refused or lost", ours, "", figure.AtMost(0), most)
 	section = figure.ControlPath
-	want("agent: peak memory", ours, "B", figure.AtMost(120e6), most)
-	want("agent: memory at rest", ours, "B", figure.AtMost(120e6), most)
+	want(peakMemory, ours, "B", figure.AtMost(120e6), most)
+	want(memoryAtRest, ours, "B", figure.AtMost(120e6), most)
 	want("agent: CPU at rest", ours, "cores", figure.AtMost(0.005), most)
-	want("one endpoint: event to commit, p50", ours, "s", figure.AtMost(0.001), most)
-	want("one endpoint: event to commit, p99", ours, "s", figure.AtMost(0.005), most)
+	want(eventToCommit+"p50", ours, "s", figure.AtMost(0.001), most)
+	want(eventToCommit+"p99", ours, "s", figure.AtMost(0.005), most)
 	want("one endpoint: CPU of the agent over that at 1 000 endpoints", ours, "", figure.AtMost(1.5), most)
 	// Those of a cluster.
 	none := size{}
@@ -90,6 +109,13 @@ func (r results) find(want figure.Figure) (figure.Figure, *run) {
 func (r results) aims(w io.Writer) {
 	var rows [][]string
 	var open []string
+	most := r.most()
+	other := func(run *run) string {
+		if run == most {
+			return ""
+		}
+		return r.of(run)
+	}
 	for _, want := range aimed() {
 		f, run := r.find(want)
 		name := f.Name
@@ -103,7 +129,7 @@ func (r results) aims(w io.Writer) {
 		}
 		median, interval := near(f.Median(), f.Unit, want.Aim), estimated(f.Values).interval(f.Unit, want.Aim)
 		rows = append(rows, []string{
-			name, size(f), aim(want.Aim, f.Unit), median, interval, spread(f.Values, f.Unit), v.write(f.Name), r.of(run),
+			name, size(f), aim(want.Aim, f.Unit), median, interval, spread(f.Values, f.Unit), v.write(f.Name), other(run),
 		})
 		if v == undecided {
 			at := ""
@@ -117,13 +143,37 @@ func (r results) aims(w io.Writer) {
 		}
 	}
 	fmt.Fprint(w, "## Aims\n\n")
-	table(w, []string{"figure", "listeners × endpoints", "aim", "median", "95 %", "min to max", "", "run"}, rows)
+	if most != nil {
+		unless := ""
+		if slices.ContainsFunc(rows, func(row []string) bool { return row[len(row)-1] != "" }) {
+			unless = ", unless the row names another run"
+		}
+		fmt.Fprintf(w, "Measured by %s%s.\n\n", r.of(most), unless)
+	}
+	table(w, []string{"figure", "listeners × endpoints", "aim", "median", "95 %", "min to max", "verdict", "run"}, rows)
 	for _, sentence := range open {
 		fmt.Fprintln(w, sentence)
 	}
 	if len(open) > 0 {
 		fmt.Fprintln(w)
 	}
+}
+
+// most returns the run that measured most of what has an aim; nil: none has any.
+func (r results) most() *run {
+	measured := map[*run]int{}
+	for _, want := range aimed() {
+		if _, run := r.find(want); run != nil {
+			measured[run]++
+		}
+	}
+	var most *run
+	for _, run := range r.runs() {
+		if measured[run] > measured[most] {
+			most = run
+		}
+	}
+	return most
 }
 
 // of says which run it is: figures of two are of two trees or machines.

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/portway-dev/portway/integration/bench/figure"
 )
 
 // Chapters of the page that people write, and what is explained in them, below a heading of
@@ -15,49 +17,74 @@ const (
 	unmeasuredChapter = "Not measured"
 )
 
-// unexplained returns what the page that people write owes: for each missed aim a heading of
-// its name below "Missed aims", and for each that was not measured one below "Not measured",
-// with a text.
+// unexplained returns what is wrong with the page that people write: it owes a heading with a text for
+// each missed aim below "Missed aims", and for each that was not measured below "Not measured"; a
+// heading there that no longer says so of any is to go. Of an aim that is not decided it may have one.
 func (r results) unexplained(page string) ([]string, error) {
 	text, err := os.ReadFile(page)
 	if err != nil {
 		return nil, err
 	}
-	texts := explanationsIn(string(text))
-	var owed []string
-	owes := func(chapter, heading string) {
-		body, ok := texts[chapter][anchor(heading)]
-		problem := ""
-		switch {
-		case !ok:
-			problem = fmt.Sprintf("no heading %q below %q", heading, chapter)
-		case body == "":
-			problem = fmt.Sprintf("nothing is said below %q", heading)
-		case decimal.MatchString(body) && !command.MatchString(body):
-			problem = fmt.Sprintf("figures without a command below %q: those of this run are in %s, others need what prints them", heading, "README.md")
+	chapters := explanationsIn(string(text))
+	var problems []string
+	say := func(problem string) {
+		if problem != "" && !slices.Contains(problems, problem) {
+			problems = append(problems, problem)
 		}
-		if problem != "" && !slices.Contains(owed, problem) {
-			owed = append(owed, problem)
+	}
+	allowed := map[string][]string{}
+	look := func(f figure.Figure, a *figure.Aim) {
+		switch judge(f, a) {
+		case missed:
+			say(chapters.lack(missedChapter, f.Name))
+			allowed[missedChapter] = append(allowed[missedChapter], anchor(f.Name))
+		case undecided:
+			allowed[missedChapter] = append(allowed[missedChapter], anchor(f.Name))
+		case unmeasured:
+			say(chapters.lack(unmeasuredChapter, f.Name+notMeasured))
+			allowed[unmeasuredChapter] = append(allowed[unmeasuredChapter], anchor(f.Name+notMeasured))
+		default:
 		}
 	}
 	for _, want := range aimed() {
 		f, _ := r.find(want)
-		switch judge(f, want.Aim) {
-		case missed:
-			owes(missedChapter, f.Name)
-		case unmeasured:
-			owes(unmeasuredChapter, f.Name+notMeasured)
-		default:
-		}
+		look(f, want.Aim)
 	}
 	for _, run := range r.runs() {
 		for _, f := range run.Figures { // those, too, of sizes that no aim names
-			if judge(f, f.Aim) == missed {
-				owes(missedChapter, f.Name)
+			look(f, f.Aim)
+		}
+	}
+	for _, of := range []struct{ chapter, why string }{
+		{missedChapter, "no aim of that name is missed"}, {unmeasuredChapter, "no figure of that name is missing"},
+	} {
+		for _, e := range chapters[of.chapter] {
+			if !slices.Contains(allowed[of.chapter], anchor(e.heading)) {
+				say(fmt.Sprintf("heading %q below %q: %s any more; remove it with its text", e.heading, of.chapter, of.why))
 			}
 		}
 	}
-	return owed, nil
+	return problems, nil
+}
+
+// An explanation is a heading of a page and the text below it.
+type explanation struct{ heading, text string }
+
+// pageChapters are the explanations of a page by chapter, in its order.
+type pageChapters map[string][]explanation
+
+// lack says what is missing of an explanation, or nothing.
+func (c pageChapters) lack(chapter, heading string) string {
+	at := slices.IndexFunc(c[chapter], func(e explanation) bool { return anchor(e.heading) == anchor(heading) })
+	switch {
+	case at < 0:
+		return fmt.Sprintf("no heading %q below %q", heading, chapter)
+	case c[chapter][at].text == "":
+		return fmt.Sprintf("nothing is said below %q", heading)
+	case decimal.MatchString(c[chapter][at].text) && !command.MatchString(c[chapter][at].text):
+		return fmt.Sprintf("figures without a command below %q: those of this run are in README.md, others need what prints them", heading)
+	}
+	return ""
 }
 
 var (
@@ -65,29 +92,26 @@ var (
 	command = regexp.MustCompile("(?m)(^    |`)(\\w+=\\S* )*(go|make|nft|perf|hack/\\S+) ")
 )
 
-// explanationsIn returns the texts of a page by chapter (a heading of the second level) and anchor of the
-// heading within.
-func explanationsIn(page string) map[string]map[string]string {
-	out := map[string]map[string]string{}
-	chapter, heading := "", ""
+// explanationsIn reads a page: a heading of the second level begins a chapter, one of the third an explanation.
+func explanationsIn(page string) pageChapters {
+	out := pageChapters{}
+	chapter, within := "", false // an explanation
 	for _, line := range strings.Split(page, "\n") {
 		level := len(line) - len(strings.TrimLeft(line, "#"))
 		title := strings.TrimSpace(line[level:])
 		switch {
-		case level == 0 && heading != "":
-			out[chapter][heading] = strings.TrimRight(out[chapter][heading]+line+"\n", "\n ") + "\n"
-		case level == 0:
-		case level <= 2:
-			chapter, heading = title, ""
-			out[chapter] = map[string]string{}
-		case out[chapter] != nil:
-			heading = anchor(title)
-			out[chapter][heading] = ""
+		case level == 1 || level == 2:
+			chapter, within = title, false
+		case level == 3:
+			out[chapter] = append(out[chapter], explanation{heading: title})
+			within = true
+		case within:
+			out[chapter][len(out[chapter])-1].text += line + "\n"
 		}
 	}
-	for _, texts := range out {
-		for heading, text := range texts {
-			texts[heading] = strings.Trim(text, "\n")
+	for _, all := range out {
+		for i := range all {
+			all[i].text = strings.Trim(all[i].text, "\n ")
 		}
 	}
 	return out

@@ -30,7 +30,7 @@ func measured(change func(*figure.Figure) bool) results {
 }
 
 // TestUnexplained: a missed aim and one that was not measured need a heading in the chapter that is
-// theirs with a text, whose figures have a command; others need none.
+// theirs with a text, whose figures have a command; others need none, and have none unless they are not decided.
 func TestUnexplained(t *testing.T) {
 	const cold, idle, proxy = "cold load: time", "agent: CPU at rest", connect + ratioTo + figure.Ours
 	r := measured(func(f *figure.Figure) bool {
@@ -68,6 +68,20 @@ func TestUnexplained(t *testing.T) {
 			page: strings.Replace(explainedAll, "It is the kernel.", "1.49 s, of which the kernel has `most`.", 1),
 			want: []string{`figures without a command below "cold load: time": those of this run are in README.md, others need what prints them`},
 		},
+		"not decided": {page: strings.Replace(explainedAll, "## Not", "### "+connect+ratioTo+kubeProxyNFT+"\n\nClose.\n\n## Not", 1)},
+		"met": {
+			page: strings.Replace(explainedAll, "## Not", "### "+memoryAtRest+"\n\nLarge.\n\n#### Of what\n\n## Not", 1),
+			want: []string{`heading "agent: memory at rest" below "Missed aims": no aim of that name is missed any more; remove it with its text`},
+		},
+		"measured": {
+			page: explainedAll + "\n### " + memoryAtRest + notMeasured + "\n\nNo.\n",
+			want: []string{`heading "agent: memory at rest: not measured" below "Not measured": no figure of that name is missing any more; remove it with its text`},
+		},
+		"missed where it was not measured": {
+			page: explainedAll + "\n### " + cold + notMeasured + "\n\nNo.\n",
+			want: []string{`heading "cold load: time: not measured" below "Not measured": no figure of that name is missing any more; remove it with its text`},
+		},
+		"of another chapter":  {page: explainedAll + "\n## Notes\n\n### " + memoryAtRest + "\n\nSmall.\n"},
 		"figures and command": {page: strings.Replace(explainedAll, "It is the kernel.", "The kernel has 1.05 s:\n\n    BENCH= go test ./x", 1)},
 	} {
 		page := filepath.Join(t.TempDir(), explanations)

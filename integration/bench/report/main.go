@@ -168,8 +168,8 @@ func fit(args []string) error {
 	return nil
 }
 
-// explained fails if a run is not one to publish, and if an aim was missed or not measured and
-// the page that people write does not say why.
+// explained fails if a run is not one to publish, if an aim was missed or not measured and
+// the page that people write does not say why, and if that page explains what is no longer so.
 func explained(args []string) error {
 	flags := flag.NewFlagSet("explained", flag.ExitOnError)
 	name := flags.String("results", "", "results.json; "+explanations+" is beside it")

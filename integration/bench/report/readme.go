@@ -49,6 +49,7 @@ const reading = `## How to read them
 // readme writes README.md, in which plots are shown.
 func (r results) readme(w io.Writer, plots []plotted) {
 	fmt.Fprintf(w, introduction, explanations)
+	r.short(w)
 	show(w, plots, "")
 	r.aims(w)
 	if r.Bench != nil {
@@ -98,13 +99,19 @@ func (r *run) section(w io.Writer, section, title string, plots []plotted, texts
 	}
 	show(w, plots, section)
 	var own []figure.Figure
+	var compared []group
 	for _, g := range all {
-		if subjects := g.distinct(func(f figure.Figure) string { return f.Subject }); slices.Equal(subjects, []string{figure.Ours}) {
+		if slices.Equal(g.subjects(), []string{figure.Ours}) {
 			own = append(own, g.figures...)
-			continue
+		} else {
+			compared = append(compared, g)
 		}
+	}
+	told := repeated(compared)
+	list(w, told)
+	for _, g := range compared {
 		fmt.Fprintf(w, "### %s\n\n", g.name)
-		g.table(w, r)
+		g.table(w, r, told)
 	}
 	if len(own) == 0 {
 		return
@@ -136,7 +143,7 @@ func (r *run) missing(w io.Writer) {
 	for _, part := range r.Skipped {
 		fmt.Fprintf(w, "- The part `%s` was not asked for.\n", part)
 	}
-	for _, sentence := range r.LeftOut {
+	for _, sentence := range mergeSizes(r.LeftOut) {
 		fmt.Fprintf(w, "- %s\n", sentence)
 	}
 	fmt.Fprintln(w)

@@ -180,6 +180,11 @@ func TestValues(t *testing.T) {
 		{1, "", "1.00", "1"},
 		{110.3, "s", "110 s", "110 s"},
 		{999.7, "ns", "1000 ns", "1000 ns"},
+		{9999, "B/op", "10.0 kB", "10 kB"},
+		{9999.4, "pp", "9999 pp", "9999 pp"},
+		{12345.6, "s", "12 346 s", "12 346 s"},
+		{-11001, "", "-11 001", "-11 001"},
+		{2e13, "B", "20 000 GB", "20 000 GB"},
 	} {
 		if got := in(test.x, test.unit); got != test.in {
 			t.Errorf("%v %s is written %q, want %q", test.x, test.unit, got, test.in)

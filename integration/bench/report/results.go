@@ -133,7 +133,7 @@ func (r *run) sort() {
 
 // subjects in the order of tables, and of colours.
 var subjects = []string{
-	figure.Ours, "no NAT, no conntrack", "conntrack only", "static dnat", "kube-proxy nftables", "kube-proxy iptables", "haproxy", "nginx stream",
+	figure.Ours, noNAT, conntrackOnly, staticDNAT, kubeProxyNFT, "kube-proxy iptables", "haproxy", "nginx stream",
 }
 
 // compareSubjects puts a variant, whose name begins with that of another, behind it.

@@ -102,3 +102,64 @@ func TestScript(t *testing.T) {
 		})
 	}
 }
+
+// TestClusterScript: hack/bench-cluster.sh publishes a run of a commit and says what it leaves unexplained; of a tree with
+// changes it says before it measures that nothing will be published.
+func TestClusterScript(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("a run that is not root is not published")
+	}
+	report := filepath.Join(t.TempDir(), "report")
+	if out, err := exec.Command("go", "build", "-o", report, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	script, err := os.ReadFile(root + "/hack/bench-cluster.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type outcome struct {
+		Exit                        int
+		Published, Warned, Measured bool
+		Unexplained                 bool // said
+	}
+	for name, test := range map[string]struct {
+		env  []string
+		want outcome
+	}{
+		"whole":       {nil, outcome{Published: true, Measured: true, Unexplained: true}},
+		"dirty":       {[]string{"COMMIT=abc-dirty"}, outcome{Exit: 1, Warned: true, Measured: true}},
+		"dirty quick": {[]string{"COMMIT=abc-dirty", "BENCH=quick"}, outcome{Measured: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := tree(t, map[string]string{
+				"hack/bench-cluster.sh": string(script), "programs/go": fakeGo + "[[ $1 != test ]] || echo measured\n", "programs/git": fakeGit,
+				"docs/benchmarks/results.json": "{}", "docs/benchmarks/method.md": "", "integration/e2e/go.mod": "",
+			})
+			for _, program := range []string{"hack/bench-cluster.sh", "programs/go", "programs/git"} {
+				if err := os.Chmod(filepath.Join(dir, program), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cmd := exec.Command(filepath.Join(dir, "hack/bench-cluster.sh"))
+			cmd.Env = append(os.Environ(), "PATH="+filepath.Join(dir, "programs")+":"+os.Getenv("PATH"), "REPORT="+report, "COMMIT=abc", "BENCH=")
+			cmd.Env = append(cmd.Env, test.env...)
+			text, err := cmd.CombinedOutput()
+			var exit *exec.ExitError
+			if err != nil && !errors.As(err, &exit) {
+				t.Fatal(err)
+			}
+			docs, err := read(filepath.Join(dir, "docs/benchmarks/results.json"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			before, _, measured := strings.Cut(string(text), "measured\n")
+			got := outcome{
+				Exit: cmd.ProcessState.ExitCode(), Published: docs.Cluster != nil, Measured: measured,
+				Warned: strings.Contains(before, "docs/benchmarks will stay"), Unexplained: strings.Contains(string(text), "no heading"),
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("hack/bench-cluster.sh (-want +got):\n%s%s", diff, text)
+			}
+		})
+	}
+}

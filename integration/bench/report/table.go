@@ -35,8 +35,9 @@ func table(w io.Writer, head []string, rows [][]string) {
 // besideMark is on what the rounds say, and not the turns within them.
 const besideMark = " †"
 
-// table writes the table of a group of the run, what must be known of it, and what repeats it.
-func (g group) table(w io.Writer, r *run) {
+// table writes the table of a group of the run, what must be known of it and was not told before, and
+// what repeats it.
+func (g group) table(w io.Writer, r *run, told []note) {
 	rows := make([][]string, 0, len(g.figures))
 	for _, f := range g.figures {
 		row := []string{size(f), f.Subject, near(f.Median(), f.Unit, f.Aim), spread(f.Values, f.Unit), "", "", "", ""}
@@ -52,8 +53,8 @@ func (g group) table(w io.Writer, r *run) {
 		row[6], row[7] = aim(f.Aim, f.Unit), judge(f, f.Aim).write(f.Name)
 		rows = append(rows, row)
 	}
-	table(w, []string{"listeners × endpoints", "subject", "median", "min to max", "÷ " + figure.Ours + " (95 %)", "95 %", "aim", ""}, rows)
-	g.notes(w)
+	table(w, []string{"listeners × endpoints", "subject", "median", "min to max", "÷ " + figure.Ours + " (95 %)", "95 %", "aim", "verdict"}, rows)
+	g.notes(w, told)
 	g.commands(w)
 }
 
@@ -66,7 +67,7 @@ func alone(w io.Writer, all []figure.Figure) {
 			aim(f.Aim, f.Unit), judge(f, f.Aim).write(f.Name), f.Note,
 		})
 	}
-	table(w, []string{"figure", "listeners × endpoints", "median", "min to max", "95 %", "aim", "", ""}, rows)
+	table(w, []string{"figure", "listeners × endpoints", "median", "min to max", "95 %", "aim", "verdict", "note"}, rows)
 	group{figures: all}.commands(w)
 }
 
@@ -76,24 +77,6 @@ func (g group) commands(w io.Writer) {
 		fmt.Fprintf(w, "    %s\n", command)
 	}
 	fmt.Fprintln(w)
-}
-
-// notes writes every note once, with its subjects unless it is of all of them.
-func (g group) notes(w io.Writer) {
-	all := g.distinct(func(f figure.Figure) string { return f.Subject })
-	notes := g.distinct(func(f figure.Figure) string { return f.Note })
-	for _, note := range notes {
-		var of []string
-		for _, f := range g.figures {
-			if f.Note == note && !slices.Contains(of, f.Subject) {
-				of = append(of, f.Subject)
-			}
-		}
-		if len(of) < len(all) {
-			note = strings.Join(of, ", ") + ": " + note
-		}
-		fmt.Fprintf(w, "%s\n\n", note)
-	}
 }
 
 // distinct returns what a function says of the figures, each once and without "".
@@ -145,7 +128,11 @@ func benchmarks(w io.Writer, all []benchmark) {
 // metric writes one that a benchmark has named itself, such as p50-µs.
 func metric(x float64, unit string) string {
 	if name, unit, ok := cutLast(unit, "-"); ok {
-		return fmt.Sprintf("%s %s %s", name, digits(x, 3), strings.TrimSuffix(unit, "/op"))
+		unit = strings.TrimSuffix(unit, "/op")
+		if unit == "B" {
+			return name + " " + in(x, unit)
+		}
+		return fmt.Sprintf("%s %s %s", name, digits(x, 3), unit)
 	}
 	return in(x, unit)
 }

@@ -96,9 +96,12 @@ func factor(mark string) float64 {
 	return map[string]float64{"n": 1e-9, "µ": 1e-6, "m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9}[mark]
 }
 
-// digits writes n digits, and all of those before the point.
+// digits writes n digits, and all of those before the point: of five and more in groups.
 func digits(x float64, n int) string {
 	if abs := math.Abs(x); abs >= math.Pow10(n)-0.5 || abs == math.Trunc(abs) && abs >= 10 || abs == 0 {
+		if abs >= 9999.5 {
+			return thousands(int(math.Round(x)))
+		}
 		return strconv.FormatFloat(x, 'f', 0, 64)
 	}
 	return strings.TrimSuffix(fmt.Sprintf("%#.*g", n, x), ".")
@@ -136,6 +139,9 @@ func size(f figure.Figure) string {
 }
 
 func thousands(n int) string {
+	if n < 0 {
+		return "-" + thousands(-n)
+	}
 	s := strconv.Itoa(n)
 	if n < 1000 {
 		return s
