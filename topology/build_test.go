@@ -222,7 +222,7 @@ func benchmarkSnapshot(n int) Snapshot {
 }
 
 func BenchmarkBuild(b *testing.B) {
-	for _, n := range []int{10, 1000, 10_000} {
+	for _, n := range []int{100, 1000, 10_000} {
 		b.Run(fmt.Sprintf("listeners=%d", n), func(b *testing.B) {
 			snapshot, config := benchmarkSnapshot(n), DefaultConfig()
 			b.ReportAllocs()
@@ -234,7 +234,7 @@ func BenchmarkBuild(b *testing.B) {
 }
 
 func BenchmarkStatuses(b *testing.B) {
-	for _, n := range []int{10, 1000, 10_000} {
+	for _, n := range []int{100, 1000, 10_000} {
 		b.Run(fmt.Sprintf("listeners=%d", n), func(b *testing.B) {
 			graph := Build(benchmarkSnapshot(n), DefaultConfig())
 			var reports Reports

@@ -378,7 +378,7 @@ func TestForwarderEndsWhereAFreshOneEnds(t *testing.T) {
 }
 
 func BenchmarkForward(b *testing.B) {
-	for _, n := range []int{10, 1000, 10000} {
+	for _, n := range []int{100, 1000, 10000} {
 		graph := graphOf(n)
 		f := forwarderOf(graph)
 		endpoints := func(last int) []*EndpointSlice {
