@@ -70,7 +70,10 @@ func stayedProgrammed(t *testing.T, all <-chan seen[*gatewayv1.Gateway]) {
 	t.Helper()
 	for {
 		select {
-		case one := <-all:
+		case one, ok := <-all:
+			if !ok {
+				t.Fatal("the watch ended")
+			}
 			if !meta.IsStatusConditionTrue(one.object.Status.Conditions, string(gatewayv1.GatewayConditionProgrammed)) {
 				t.Errorf("at %s it was not programmed: %+v", one.at.Format("15:04:05.000"), one.object.Status.Conditions)
 			}

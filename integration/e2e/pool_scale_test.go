@@ -11,6 +11,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
@@ -32,7 +34,7 @@ func manyGateways(t *testing.T, c *Cluster) { //nolint:thelper // a case of Test
 	s.addressPool(t, "many", addrs)
 	s.class(t, class, "{mode: Pool, pool: many}")
 	book := newLedger(netip.MustParsePrefix(addrs))
-	w, err := c.Gateway.GatewayV1().Gateways(s.name).Watch(t.Context(), metav1.ListOptions{})
+	w, err := s.watchGateways(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,6 +98,21 @@ func manyGateways(t *testing.T, c *Cluster) { //nolint:thelper // a case of Test
 	}
 }
 
+// watchGateways goes on where it was when the API server closes a watch, as it does with those that it
+// finds too slow, or ends with an event that says why it cannot: no change is left out.
+func (s *space) watchGateways(ctx context.Context) (watch.Interface, error) {
+	gateways := s.Gateway.GatewayV1().Gateways(s.name)
+	list, err := gateways.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return watchtools.NewRetryWatcherWithContext(ctx, list.ResourceVersion, &cache.ListWatch{
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			return gateways.Watch(ctx, options)
+		},
+	})
+}
+
 // makeGateway makes one with a TCP listener.
 func (s *space) makeGateway(ctx context.Context, name, class string) error {
 	gw := &gatewayv1.Gateway{
@@ -127,7 +144,11 @@ func (b *ledger) read(w watch.Interface) {
 	for event := range w.ResultChan() {
 		if gw, ok := event.Object.(*gatewayv1.Gateway); ok {
 			b.enter(event.Type, gw)
+			continue
 		}
+		b.mu.Lock()
+		b.fault("the watch ended: %v", event.Object)
+		b.mu.Unlock()
 	}
 }
 
