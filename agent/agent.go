@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -59,7 +60,7 @@ type agent struct {
 	reports  *reportWriter // nil without a cluster
 	progress *progress
 	metrics  *instruments
-	clock    clock.PassiveClock
+	clock    clock.WithDelayedExecution
 
 	moved atomic.Bool   // the node's addresses or zone may have changed
 	nudge chan struct{} // follows moved
@@ -68,6 +69,8 @@ type agent struct {
 	current   []netip.Addr // the node's addresses
 	zoned     string       // the node's zone
 	undecided bool         // one of them changed since the graph was built
+	rested    time.Time    // no other decision before, unless it is asked for
+	alarm     clock.Timer  // set while a decision is due then
 	graph     *topology.Graph
 	forwarder *topology.Forwarder
 	proof     proof
@@ -113,6 +116,7 @@ func (a *agent) tracked(ctx context.Context, full bool) error {
 
 // pass brings the kernel up to date once.
 func (a *agent) pass(ctx context.Context, full bool) error {
+	started := a.clock.Now()
 	update := a.source.Next()
 	for service, list := range update.Slices {
 		a.forwarder.SetEndpointSlices(service, list)
@@ -127,8 +131,9 @@ func (a *agent) pass(ctx context.Context, full bool) error {
 		}
 		a.followZone(ctx)
 	}
-	if a.undecided {
+	if a.mayDecide(look) {
 		a.decide(ctx)
+		defer func() { a.rest(started) }()
 	}
 	state := a.forwarder.State()
 	if update.Partial {
@@ -207,6 +212,44 @@ func (a *agent) followZone(ctx context.Context) {
 // thisNode is what the Forwarder makes States for.
 func (a *agent) thisNode() topology.Node {
 	return topology.Node{Name: a.node, Addresses: a.current, Zone: a.zoned}
+}
+
+const (
+	// restShare is how many times as long as a pass with a decision took no other is made: a decision is
+	// about the whole cluster, and where a thousand Gateways get their addresses one by one, as many
+	// would follow each other. Endpoints need none and wait for nothing.
+	restShare = 3
+	// maxRest bounds that: a pass may also take long because it loads a node without rules.
+	maxRest = time.Second
+)
+
+// mayDecide reports whether a decision is due; it is made later, and at once with whatever else asks
+// for it, if the last one has just been made.
+func (a *agent) mayDecide(asked bool) bool {
+	if !a.undecided {
+		return false
+	}
+	now := a.clock.Now()
+	if asked || !now.Before(a.rested) {
+		return true
+	}
+	a.disarm()
+	a.alarm = a.clock.AfterFunc(a.rested.Sub(now), func() { signal(a.nudge) })
+	return false
+}
+
+// rest begins after a pass with a decision.
+func (a *agent) rest(started time.Time) {
+	now := a.clock.Now()
+	a.rested = now.Add(min(restShare*now.Sub(started), maxRest))
+	a.disarm()
+}
+
+func (a *agent) disarm() {
+	if a.alarm != nil {
+		a.alarm.Stop()
+		a.alarm = nil
+	}
 }
 
 // decide builds the Graph anew.

@@ -206,12 +206,7 @@ func TestPassSliceChangeDoesNotBuild(t *testing.T) {
 	b.status(t)
 	graph, before := b.graph, b.kernel.last()
 
-	slice := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4}
-	slice.Namespace, slice.Name = "default", "my-bar-service-2"
-	slice.Labels = map[string]string{discoveryv1.LabelServiceName: "my-bar-service"}
-	name, port := "", int32(6000)
-	slice.Ports = []discoveryv1.EndpointPort{{Name: &name, Port: &port}}
-	slice.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"10.244.1.99"}}}
+	slice := oneEndpoint("my-bar-service", "10.244.1.99")
 	if err := b.store.Put(slice); err != nil {
 		t.Fatal(err)
 	}

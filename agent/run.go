@@ -41,7 +41,7 @@ type environment struct {
 	// announce is announce.New.
 	announce func(announce.Config, klog.Logger) (announcer, error)
 	loop     syncloop.Config
-	clock    clock.WithTicker
+	clock    clock.WithTickerAndDelayedExecution
 	// printStatus delivers requests to print the statuses.
 	printStatus <-chan os.Signal
 }
