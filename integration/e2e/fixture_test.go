@@ -93,8 +93,8 @@ func (c *Cluster) space(t *testing.T, name string) *space {
 		if t.Failed() {
 			s.describe(t)
 		}
-		// The ports of its Gateways are another test's next.
-		ctx, cancel := context.WithTimeout(context.Background(), settle)
+		// The ports of its Gateways are another test's next, and there may be a thousand of them.
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 		defer cancel()
 		if err := c.Gateway.GatewayV1().Gateways(name).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
 			t.Error(err)
