@@ -69,6 +69,7 @@ type agent struct {
 	current   []netip.Addr // the node's addresses
 	zoned     string       // the node's zone
 	undecided bool         // one of them changed since the graph was built
+	rests     bool         // between decisions: objects come over watches of their own, as in a cluster
 	rested    time.Time    // no other decision before, unless it is asked for
 	alarm     clock.Timer  // set while a decision is due then
 	graph     *topology.Graph
@@ -217,7 +218,8 @@ func (a *agent) thisNode() topology.Node {
 const (
 	// restShare is how many times as long as a pass with a decision took no other is made: a decision is
 	// about the whole cluster, and where a thousand Gateways get their addresses one by one, as many
-	// would follow each other. Endpoints need none and wait for nothing.
+	// would follow each other. Endpoints need none and wait for nothing. Files are not read one by one: a
+	// change of theirs, endpoints and all, and whether they are Partial, is of one piece.
 	restShare = 3
 	// maxRest bounds that: a pass may also take long because it loads a node without rules.
 	maxRest = time.Second
@@ -230,7 +232,7 @@ func (a *agent) mayDecide(asked bool) bool {
 		return false
 	}
 	now := a.clock.Now()
-	if asked || !now.Before(a.rested) {
+	if asked || !a.rests || !now.Before(a.rested) {
 		return true
 	}
 	a.disarm()

@@ -130,7 +130,7 @@ func newMember(ctx context.Context, o Options, env environment, api connection, 
 	m.assign = func(r *topology.Resolution, _ []netip.Addr) map[types.NamespacedName]topology.Assignment {
 		return cluster.Assigned(r)
 	}
-	m.labels = m.self.labels
+	m.labels, m.rests = m.self.labels, true
 	if o.Layer2KeyFile != "" {
 		m.speaker = o.newSpeaker(m, env, api)
 		m.metrics.registry.CustomMustRegister(newSpeakerMetrics(m.speaker))

@@ -21,9 +21,10 @@
 //     (TestAgentMendsItsRules in integration/netns); looks that find nothing take a tenth
 //     of a core at most (TestLookoutRests).
 //   - A change of EndpointSlices alone decides nothing anew
-//     (TestPassSliceChangeDoesNotBuild). Where one change of Gateways follows another, decisions take a
-//     quarter of the time at most and come a second late at most; endpoints wait for nothing
-//     (TestDecisionsLeaveTime). What was proven is told from the pass before for
+//     (TestPassSliceChangeDoesNotBuild). Where one change of Gateways follows another in a
+//     cluster, decisions take a quarter of the time and rest for a second at most, but not while a
+//     Gateway fails; endpoints, and what files say, wait for nothing (TestDecisionsLeaveTime,
+//     TestFilesAreOfOnePiece). What was proven is told from the pass before for
 //     as long as it holds (TestProofHolds).
 //   - A failure to program leaves the old rules, is told in the status and tried
 //     again (TestPassReportsProgramErrors).

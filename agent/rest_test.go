@@ -30,16 +30,12 @@ func TestDecisionsLeaveTime(t *testing.T) {
 func testRest(t *testing.T, took, rest time.Duration) {
 	t.Helper()
 	b := newBench(t)
-	b.kernel.takes = took
+	b.rests, b.kernel.takes = true, took
 	edited := 0
 	edit := func() {
 		t.Helper()
 		edited++
-		gateway := &gatewayv1.Gateway{}
-		gateway.Namespace, gateway.Name, gateway.Generation = "default", "more", int64(edited)
-		gateway.Spec.GatewayClassName = "portway"
-		gateway.Spec.Listeners = []gatewayv1.Listener{{Name: "tcp", Protocol: gatewayv1.TCPProtocolType, Port: gatewayv1.PortNumber(9000 + edited)}}
-		if err := b.store.Put(gateway); err != nil {
+		if err := b.store.Put(anotherGateway(edited)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -92,6 +88,38 @@ func testRest(t *testing.T, took, rest time.Duration) {
 		edit()
 		decided("after a while", true)
 	}
+}
+
+// TestFilesAreOfOnePiece: what is put right in a file is decided in the pass that no longer calls its
+// State partial, however long the last one took: what it was kept for would be removed.
+func TestFilesAreOfOnePiece(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.kernel.takes = time.Second
+		b.store.SetPartial(true)
+		b.must(t, true)
+		if !b.kernel.last().Partial() {
+			t.Fatal("a State with an object missing is not partial")
+		}
+		if err := b.store.Put(anotherGateway(1)); err != nil {
+			t.Fatal(err)
+		}
+		b.store.SetPartial(false)
+		before := b.graph
+		b.must(t, false)
+		if b.kernel.last().Partial() || b.graph == before {
+			t.Error("the State is whole and was not decided anew")
+		}
+	})
+}
+
+// anotherGateway has a port that no other edit has.
+func anotherGateway(edited int) *gatewayv1.Gateway {
+	gateway := &gatewayv1.Gateway{}
+	gateway.Namespace, gateway.Name, gateway.Generation = "default", "more", int64(edited)
+	gateway.Spec.GatewayClassName = "portway"
+	gateway.Spec.Listeners = []gatewayv1.Listener{{Name: "tcp", Protocol: gatewayv1.TCPProtocolType, Port: gatewayv1.PortNumber(9000 + edited)}}
+	return gateway
 }
 
 func oneEndpoint(service, addr string) *discoveryv1.EndpointSlice {

@@ -213,6 +213,7 @@ func (a *agent) loop(ctx context.Context, env environment) {
 	relay.Go(func() { env.watchAddresses(ctx, a.readdress) })
 	relay.Go(func() { env.repeat(ctx, "rules", lookInterval, 0, nil, a.lookout.pass) })
 	syncloop.Run(ctx, env.loop, changed, a.tracked)
+	a.disarm()
 	relay.Wait()
 }
 
