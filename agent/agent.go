@@ -15,6 +15,7 @@ import (
 
 	"github.com/portway-dev/portway/api/v1alpha1"
 	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/internal/syncloop"
 	"github.com/portway-dev/portway/rules"
 	"github.com/portway-dev/portway/topology"
 )
@@ -215,15 +216,11 @@ func (a *agent) thisNode() topology.Node {
 	return topology.Node{Name: a.node, Addresses: a.current, Zone: a.zoned}
 }
 
-const (
-	// restShare is how many times as long as a pass with a decision took no other is made: a decision is
-	// about the whole cluster, and where a thousand Gateways get their addresses one by one, as many
-	// would follow each other. Endpoints need none and wait for nothing. Files are not read one by one: a
-	// change of theirs, endpoints and all, and whether they are Partial, is of one piece.
-	restShare = 3
-	// maxRest bounds that: a pass may also take long because it loads a node without rules.
-	maxRest = time.Second
-)
+// maxRest bounds the rest between decisions (syncloop.Rest): a pass may also take long because it loads a
+// node without rules. A decision is about the whole cluster, and where a thousand Gateways get their addresses
+// one by one, as many would follow each other. Endpoints need none and wait for nothing. Files are not read
+// one by one: a change of theirs, endpoints and all, and whether they are Partial, is of one piece.
+const maxRest = time.Second
 
 // mayDecide reports whether a decision is due; it is made later, and at once with whatever else asks
 // for it, if the last one has just been made.
@@ -243,7 +240,7 @@ func (a *agent) mayDecide(asked bool) bool {
 // rest begins after a pass with a decision.
 func (a *agent) rest(started time.Time) {
 	now := a.clock.Now()
-	a.rested = now.Add(min(restShare*now.Sub(started), maxRest))
+	a.rested = now.Add(syncloop.Rest(now.Sub(started), maxRest))
 	a.disarm()
 }
 

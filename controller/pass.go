@@ -12,17 +12,14 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/portway-dev/portway/cluster"
+	"github.com/portway-dev/portway/internal/syncloop"
 	"github.com/portway-dev/portway/topology"
 )
 
-const (
-	// restShare is how much longer than it took the controller waits after an evaluation before
-	// statuses alone lead to another: those are its own writes, in the order of 100 a second,
-	// each of which would be evaluated together with the whole cluster.
-	restShare = 3
-	// maxRest bounds that: somebody else may have changed a status.
-	maxRest = 2 * time.Second
-)
+// maxRest bounds the rest (syncloop.Rest) between an evaluation and another that only statuses lead to:
+// those are the controller's own writes, in the order of 100 a second, each of which would be evaluated
+// together with the whole cluster; but somebody else may have changed one.
+const maxRest = 2 * time.Second
 
 // pass finds out what has to be written.
 func (c *controller) pass(ctx context.Context, full bool) error {
@@ -44,7 +41,7 @@ func (c *controller) pass(ctx context.Context, full bool) error {
 		c.evaluate(ctx, now, decide)
 		took := c.clock.Since(now)
 		passSeconds.Observe(took.Seconds())
-		c.owed, c.rested = false, now.Add(took+min(restShare*took, maxRest))
+		c.owed, c.rested = false, now.Add(took+syncloop.Rest(took, maxRest))
 	}
 	c.tellSilent(ctx, now)
 	next := earliest(c.lagsNext, roll.next)

@@ -88,9 +88,6 @@ func (r *Requests) serve(done *atomic.Bool) error {
 	var buffer [64 * requestSize]byte
 	for !done.Load() {
 		n, err := unix.EpollWait(r.servers, events[:], 10)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
 		if err != nil {
 			return err
 		}
